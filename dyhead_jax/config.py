@@ -1,0 +1,326 @@
+"""The schema of an experiment: nested dataclasses whose fields are every option there is.
+
+A config file is Python with `get_config() -> Config`. Because the nodes are slotted dataclasses, a misspelt name fails in
+the file, and `--config.a.b=v` (ml_collections.config_flags) fails on the command line. The nodes `model.backbone`,
+`model.neck`, `model.dyhead`, `model.head` and `data.source` carry an import path in `module`; the other fields of such a
+node are the keyword arguments of that class (see `symbols.build`). `validate` runs after the overrides.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dyhead_jax import symbols
+
+
+class ConfigError(ValueError):
+    """A value that no run can use; the message names the field."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ResNetConfig:
+    """ResNet and ResNeXt, with deformable convolutions in chosen stages."""
+
+    module: str = "dyhead_jax.backbones.resnet:ResNet"
+    depth: int = 50  # 18, 34, 50, 101 or 152
+    style: str = "torch"  # where a bottleneck strides: "torch" in its 3x3, "caffe" in its first 1x1
+    width: int = 64  # channels of the stem; the stages scale with it
+    groups: int = 1  # ResNeXt cardinality, 64 in 64x4d
+    group_width: int = 64  # ResNeXt base width, 4 in 64x4d; without effect at groups=1
+    norm: str = "eval"  # "frozen" no training at all, "eval" fixed statistics, "sync" statistics of the global batch
+    frozen_stages: int = 1  # -1 nothing, 0 the stem, k the stem and the first k stages
+    deform: str = "none"  # "none", "v1" (offsets) or "v2" (offsets and mask)
+    deform_stages: tuple[int, ...] = ()  # among 2, 3, 4, 5, for the maps C2 to C5
+
+
+@dataclass(slots=True, kw_only=True)
+class EfficientNetLiteConfig:
+    """EfficientNet-Lite0, the small backbone that trains on a CPU."""
+
+    module: str = "dyhead_jax.backbones.efficientnet_lite:EfficientNetLite"
+    norm: str = "eval"  # as in ResNetConfig
+    frozen_stages: int = 2  # -1 nothing, 0 the stem, k the stem and the first k of the seven stages
+
+
+@dataclass(slots=True, kw_only=True)
+class SwinConfig:
+    """Swin Transformer; the defaults are Swin-T."""
+
+    module: str = "dyhead_jax.backbones.swin:Swin"
+    features: int = 96  # channels of the first stage
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 7
+    drop_path: float = 0.2  # of the last block; earlier ones linearly less
+    absolute_position: bool = False  # a learned table added after the patch embedding
+    frozen_stages: int = -1  # -1 nothing, 0 the patch embedding, k also the first k stages
+    remat: bool = False  # recompute each block in the backward pass
+
+
+@dataclass(slots=True, kw_only=True)
+class FPNConfig:
+    """Feature pyramid: 1x1 laterals, nearest upsampling, 3x3 outputs, extra coarse levels."""
+
+    module: str = "dyhead_jax.necks.fpn:FPN"
+    features: int = 256
+    start: int = 1  # first backbone map used: 0 is C2 (stride 4), 1 is C3 (stride 8)
+    levels: int = 5  # of the pyramid, extra ones included
+    extra: str = "p5"  # what the extra levels come from: "p5", "c5" (stride-2 convs) or "pool" (max pool of the last)
+    relu_before_extra: bool = False  # ReLU on P6 before the conv to P7
+
+
+@dataclass(slots=True, kw_only=True)
+class DyHeadConfig:
+    """The stack of blocks between neck and predictors."""
+
+    module: str = "dyhead_jax.dyhead.head:DyHead"
+    num_blocks: int = 6  # 0 for a detector without DyHead
+    features: int = 256
+    block: str = "dyhead_jax.dyhead.head:DyHeadBlock"
+    spatial: str = "dyhead_jax.dyhead.spatial:SpatialAttention"  # "none": plain 3x3 convolutions
+    scale: str = "dyhead_jax.dyhead.scale:ScaleAttention"  # "none": plain mean
+    task: str = "dyhead_jax.dyhead.task:TaskAttention"  # "none": ReLU
+    coarse_offsets: str = "flat"  # "flat" (as every published AP), "crop", "resize", "upsample_first"
+    norm_groups: int = 16
+    dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
+    init: str = "official"  # "official", "mmdet" or "mmdet_simple" (zero offset convolution)
+    implementation: str = "auto"  # of deform_conv
+    remat: bool = False  # recompute each block in the backward pass
+    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features
+
+
+@dataclass(slots=True, kw_only=True)
+class ATSSConfig:
+    """ATSS: one anchor a cell, adaptive assignment, class, box and centreness."""
+
+    module: str = "dyhead_jax.detectors.atss:ATSS"
+    towers: int = 0  # conv-GN-ReLU layers before the predictors; 4 in plain ATSS
+    kernel: int = 1  # of the predictors: official 1, mmdetection's simple config 3
+    anchor_scale: float = 8.0  # anchor side in strides
+    center_offset: float = 0.5  # of the anchor centre inside its cell, in strides
+    topk: int = 9  # candidates a level
+    box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    box_loss_weight: float = 2.0
+    lineage: str = "official"  # "official" or "mmdet": details of targets, GIoU, decoding and filtering, see atss.py
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.6
+    nms_candidates: int = 1000  # kept a level before NMS
+    max_detections: int = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    num_classes: int = 80
+    dtype: str = "float32"  # or "bfloat16"; coordinates, norms, pooled statistics and losses stay float32
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in the order of RGB, whatever `bgr` says
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    bgr: bool = False  # the backbone wants blue first (caffe weights)
+    pad_divisor: int = 32  # an image's own padding; anchors beyond it do not train (mmdetection's rule)
+    pretrained: str = ""  # weights to start from: a file for dyhead_jax.convert, or "efficientnet-lite0" (extra lite0)
+    backbone: Any = field(default_factory=ResNetConfig)
+    neck: Any = field(default_factory=FPNConfig)
+    dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
+    head: Any = field(default_factory=ATSSConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class ShapesConfig:
+    """Drawn shapes: needs no files; made into an array_record data set on first use."""
+
+    module: str = "dyhead_jax.data.shapes:Shapes"
+    root: str = ""  # where the data set is kept; "" is <workdir>/data
+    train_images: int = 2000
+    val_images: int = 200
+    size: int = 160  # pixels of a square picture
+    seed: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class CocoFolderConfig:
+    """Any folder with COCO-JSON annotations."""
+
+    module: str = "dyhead_jax.data.coco_folder:CocoFolder"
+    root: str = ""  # the folder; the four paths below are relative to it
+    train_annotations: str = "annotations/instances_train.json"
+    train_images: str = "train"
+    val_annotations: str = "annotations/instances_val.json"
+    val_images: str = "val"
+    limit: int = 0  # only the first so many images of each split; 0 is all
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    source: Any = field(default_factory=CocoFolderConfig)
+    root: str = ""  # shorthand: when set, it replaces source.root
+    canvases: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # (height, width) buckets
+    short_side: tuple[int, ...] = (800,)  # one value, or a (low, high) range drawn in training
+    short_side_choice: bool = False  # draw among the values of short_side instead of the range
+    long_side: int = 1333
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # further zoom in training; above 1 crops, below 1 pads
+    color_jitter: float = 0.0  # strength of brightness, contrast, saturation changes
+    flip: float = 0.5  # probability of a horizontal flip in training
+    batch_size: int = 16  # images a step, all devices and hosts together
+    eval_batch_size: int = 8
+    max_boxes: int = 100
+    min_box_side: float = 1.0  # pixels after the transforms; smaller boxes are left out of training, and counted
+    workers: int = 0  # loader processes; 0 loads in threads of the main one
+    skip_empty: bool = True  # leave images without boxes out of training, and say how many
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = "sgd"  # "sgd" or "adamw"
+    learning_rate: float = 0.01
+    backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
+    momentum: float = 0.9  # SGD
+    weight_decay: float = 1e-4
+    decay_norms: bool = True  # decay also norm scales and biases, as both references do with SGD
+    decay_biases: bool = True
+    schedule: str = "step"  # "step", "cosine" or "constant"
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # of "step", fractions of all steps; x0.1 at each
+    warmup_steps: int = 500
+    warmup_start: float = 0.001  # fraction of the learning rate at step 0
+    clip_norm: float = 0.0  # of the global gradient; 0 is off
+    ema: float = 0.0  # decay of the averaged weights that evaluation uses; 0 is off
+    accumulate: int = 1  # micro-batches a step
+
+
+@dataclass(slots=True, kw_only=True)
+class RunConfig:
+    steps: int = 90_000
+    eval_every: int = 7_500  # steps; 0 evaluates at the end only
+    checkpoint_every: int = 2_500
+    max_to_keep: int = 3  # checkpoints besides the best
+    log_every: int = 50
+    parallel: str = "pmap"  # "pmap", "jit" (over a mesh) or "single"
+    tensorboard: bool = False  # needs the extra `tensorboard`
+    figure_images: int = 9  # held-out images drawn after each evaluation
+    compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" is none
+    debug_nans: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Config:
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def validate(config: Config) -> None:
+    """Checks what types cannot; raises ConfigError with the field's name and what it may be."""
+    model, data, optim, run = config.model, config.data, config.optim, config.run
+    choices = [
+        ("model.dtype", model.dtype, ("float32", "bfloat16")),
+        ("model.dyhead.coarse_offsets", model.dyhead.coarse_offsets, ("flat", "crop", "resize", "upsample_first")),
+        ("model.dyhead.init", model.dyhead.init, ("official", "mmdet", "mmdet_simple")),
+        ("optim.name", optim.name, ("sgd", "adamw")),
+        ("optim.schedule", optim.schedule, ("step", "cosine", "constant")),
+        ("run.parallel", run.parallel, ("pmap", "jit", "single")),
+    ]
+    if isinstance(model.backbone, ResNetConfig):
+        choices += [
+            ("model.backbone.depth", model.backbone.depth, (18, 34, 50, 101, 152)),
+            ("model.backbone.style", model.backbone.style, ("torch", "caffe")),
+            ("model.backbone.norm", model.backbone.norm, ("frozen", "eval", "sync")),
+            ("model.backbone.deform", model.backbone.deform, ("none", "v1", "v2")),
+        ]
+    if isinstance(model.neck, FPNConfig):
+        choices.append(("model.neck.extra", model.neck.extra, ("p5", "c5", "pool")))
+    for name, value, allowed in choices:
+        if value not in allowed:
+            raise ConfigError(f"config.{name} is {value!r}; it may be {', '.join(map(repr, allowed))}")
+    positive = [
+        ("model.num_classes", model.num_classes),
+        ("data.batch_size", data.batch_size),
+        ("data.eval_batch_size", data.eval_batch_size),
+        ("data.max_boxes", data.max_boxes),
+        ("data.long_side", data.long_side),
+        ("optim.learning_rate", optim.learning_rate),
+        ("optim.accumulate", optim.accumulate),
+        ("run.steps", run.steps),
+        ("run.log_every", run.log_every),
+        ("run.checkpoint_every", run.checkpoint_every),
+        ("run.max_to_keep", run.max_to_keep),
+    ]
+    for name, value in positive:
+        if not value > 0:
+            raise ConfigError(f"config.{name} is {value!r}; it must be above 0")
+    if not data.canvases:
+        raise ConfigError("config.data.canvases is empty; give at least one (height, width)")
+    for canvas in data.canvases:
+        if len(canvas) != 2 or min(canvas) <= 0:
+            raise ConfigError(f"config.data.canvases has {canvas!r}; a canvas is (height, width)")
+    low, high = data.scale_jitter
+    if not 0 < low <= high:
+        raise ConfigError(f"config.data.scale_jitter is {data.scale_jitter!r}; it must be 0 < low <= high")
+    if not 0 <= optim.ema < 1:
+        raise ConfigError(f"config.optim.ema is {optim.ema!r}; it must be at least 0 and below 1")
+    if data.batch_size % optim.accumulate:
+        raise ConfigError(
+            f"config.data.batch_size {data.batch_size} is not a multiple of config.optim.accumulate {optim.accumulate}"
+        )
+    for name in ("block", "spatial", "scale", "task"):
+        path = getattr(model.dyhead, name)
+        if path != "none":
+            _load(f"model.dyhead.{name}", path)
+    for name, node in (("backbone", model.backbone), ("neck", model.neck), ("head", model.head)):
+        _load(f"model.{name}.module", node.module)
+    _load("data.source.module", data.source.module)
+
+
+def _load(name: str, path: str) -> None:
+    try:
+        symbols.load(path)
+    except symbols.SymbolError as error:
+        raise ConfigError(f"config.{name}: {error}") from error
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON; each node says its class, so that `from_json` gives back an equal config."""
+    return json.dumps(_encode(config), indent=2)
+
+
+def from_json(text: str, where: str = "config.json") -> Config:
+    """The config that `to_json` wrote. Raises ConfigError for other JSON, unknown fields and unknown classes."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not JSON: {error}") from error
+    config = _decode(tree, where)
+    if not isinstance(config, Config):
+        raise ConfigError(f"{where} does not hold a config")
+    return config
+
+
+def load_file(path: str | Path) -> Config:
+    """Reads a `config.json` of a workdir. Raises ConfigError when it is missing or broken."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; is its folder the workdir of a run?")
+    return from_json(path.read_text(), str(path))
+
+
+def _encode(node: Any) -> Any:
+    if not dataclasses.is_dataclass(node):
+        return node
+    fields = {f.name: _encode(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    return {"class": f"{type(node).__module__}:{type(node).__name__}", **fields}
+
+
+def _decode(tree: Any, where: str) -> Any:
+    if isinstance(tree, list):
+        return tuple(_decode(v, where) for v in tree)
+    if not isinstance(tree, dict):
+        return tree
+    cls = symbols.load(str(tree.get("class")))
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(f"{where}: {tree.get('class')!r} is not a config class")
+    names = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(tree) - names - {"class"})
+    if unknown:
+        raise ConfigError(f"{where}: {cls.__name__} has no field {', '.join(unknown)}")
+    return cls(**{k: _decode(v, where) for k, v in tree.items() if k != "class"})
