@@ -1,0 +1,59 @@
+"""Image files to (h, w, 3) uint8 RGB, safely: an image is either decoded whole or refused by name.
+
+Pillow and not OpenCV, since OpenCV fills what is missing of a truncated file with grey and says nothing. Pixels are taken
+as they are stored: COCO boxes refer to them, so an EXIF orientation is not applied. Alpha is dropped, not composited;
+16 bits a channel become the upper 8; of an animation the first frame is taken.
+"""
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+from dyhead_jax.data.source import DataError
+
+# Only raster formats with a decoder of Pillow's own: others, such as EPS, would start another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+MAX_PIXELS = 2**27  # 134 Mpx, 400 MB as RGB: beyond it a small file is more likely an attack than a photograph
+
+_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """The (h, w, 3) uint8 RGB image. Raises DataError with `name` when the bytes are no image or a broken one."""
+    image = _open(encoded, name)
+    try:
+        image.load()
+        if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow's own conversion would clip at 255
+            gray = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+            return np.repeat(gray[:, :, None], 3, axis=2)
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+    except _FAULTS as error:
+        raise DataError(f"{name}: the image is broken ({_one_line(error)})") from error
+
+
+def size(encoded: bytes, name: str) -> tuple[int, int]:
+    """(height, width) from the header alone; `encoded` may be only the beginning of the file. Raises DataError."""
+    image = _open(encoded, name)
+    return image.height, image.width
+
+
+def _open(encoded: bytes, name: str) -> Image.Image:
+    if not encoded:
+        raise DataError(f"{name}: the image file is empty")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from error
+    except _FAULTS as error:
+        raise DataError(f"{name}: the image cannot be opened ({_one_line(error)})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{name}: {image.width}x{image.height} pixels are more than the {MAX_PIXELS} allowed")
+    return image
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
