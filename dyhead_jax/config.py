@@ -103,7 +103,13 @@ class ATSSConfig:
     topk: int = 9  # candidates a level
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     box_loss_weight: float = 2.0
-    lineage: str = "official"  # "official" or "mmdet": details of targets, GIoU, decoding and filtering, see atss.py
+    giou_eps: str = "added"  # "added" + 1e-7 (official) or "floor" max(., 1e-6) (mmdetection)
+    delta_clamp: str = "upper"  # clamp of decoded log sizes: "upper" (official) or "both" sides (mmdetection)
+    rank_by: str = "product"  # candidates a level by class x centreness (official), or by "class" (mmdetection)
+    clip_boxes: str = "after"  # NMS (official) or "before" it (mmdetection)
+    train_in_padding: bool = True  # anchors beyond the image's own padding train (official) or not (mmdetection)
+    empty_counts_one: bool = False  # an image without positives adds 1 to the normaliser (mmdetection)
+    centerness_floor: float = 0.0  # least divisor of the box loss: none (official) or 1 (mmdetection)
     score_threshold: float = 0.05
     nms_threshold: float = 0.6
     nms_candidates: int = 1000  # kept a level before NMS
@@ -148,6 +154,7 @@ class CocoFolderConfig:
     val_annotations: str = "annotations/instances_val.json"
     val_images: str = "val"
     limit: int = 0  # only the first so many images of each split; 0 is all
+    prepared: bool = False  # pack the images into array_record under <workdir>/data first; for slow network disks
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,6 +234,13 @@ def validate(config: Config) -> None:
             ("model.backbone.style", model.backbone.style, ("torch", "caffe")),
             ("model.backbone.norm", model.backbone.norm, ("frozen", "eval", "sync")),
             ("model.backbone.deform", model.backbone.deform, ("none", "v1", "v2")),
+        ]
+    if isinstance(model.head, ATSSConfig):
+        choices += [
+            ("model.head.giou_eps", model.head.giou_eps, ("added", "floor")),
+            ("model.head.delta_clamp", model.head.delta_clamp, ("upper", "both")),
+            ("model.head.rank_by", model.head.rank_by, ("product", "class")),
+            ("model.head.clip_boxes", model.head.clip_boxes, ("after", "before")),
         ]
     if isinstance(model.neck, FPNConfig):
         choices.append(("model.neck.extra", model.neck.extra, ("p5", "c5", "pool")))

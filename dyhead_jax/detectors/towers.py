@@ -1,0 +1,65 @@
+"""The convolution towers and predictors that dense heads put on each pyramid level, shared over levels."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+small_normal = nn.initializers.normal(0.01)
+
+
+def prior_bias(probability: float = 0.01) -> nn.initializers.Initializer:
+    """-log((1 - p) / p): the class score that sigmoid turns into `probability`. Lin et al. 2017, section 4.1."""
+    return nn.initializers.constant(-math.log((1 - probability) / probability))
+
+
+class Tower(nn.Module):
+    """`layers` times 3x3 convolution, GroupNorm, ReLU. Convolutions N(0, 0.01), with bias only without a norm.
+
+    norm_groups: 0 for no norm (RetinaNet).
+    """
+
+    layers: int
+    features: int
+    norm_groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, h, w, c) to (b, h, w, features)."""
+        for i in range(self.layers):
+            x = nn.Conv(
+                self.features,
+                (3, 3),
+                padding=1,
+                use_bias=not self.norm_groups,
+                kernel_init=small_normal,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(x)
+            if self.norm_groups:
+                x = nn.GroupNorm(
+                    self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"norm_{i}"
+                )(x)
+            x = nn.relu(x)
+        return x
+
+
+def predictor(features: int, kernel: int, dtype: Any, name: str, bias=nn.initializers.zeros) -> nn.Conv:
+    """A convolution to raw predictions, N(0, 0.01)."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        padding=kernel // 2,
+        kernel_init=small_normal,
+        bias_init=bias,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """Predictions leave the network in float32 (or wider)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,0 +1,26 @@
+"""The hard sigmoid of both public lineages, and PyTorch's default initialisation, which the official code leans on."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def hard_sigmoid(x: jax.Array, lineage: str = "official") -> jax.Array:
+    """min(max(x + 3, 0), 6) / 6, any shape.
+
+    The lineages differ in the gradient exactly at -3 and 3: "official" (ReLU6) gives 0 there, "mmdet" (clamp) gives 1/6.
+    """
+    inside = (x > -3) & (x < 3) if lineage == "official" else (x >= -3) & (x <= 3)
+    return jnp.where(inside, (x + 3.0) / 6.0, jnp.where(x > 0, 1.0, 0.0).astype(x.dtype))
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for the weights and biases of Linear and Conv2d."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,133 @@
+"""The block task(scale(spatial(pyramid))) and the stack of blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dyhead_jax import symbols
+from dyhead_jax.dyhead.scale import ScaleAttention
+from dyhead_jax.dyhead.spatial import PlainNeighbours, SpatialAttention
+from dyhead_jax.dyhead.task import TaskAttention
+
+Pyramid = list[jax.Array]
+Choice = Callable[..., Any] | str | None  # a module class, its import path, or None ("none") for "switched off"
+
+
+def mean_of_candidates(candidates: list[jax.Array]) -> jax.Array:
+    """Scale attention switched off."""
+    return sum(candidates[1:], candidates[0]) / len(candidates)
+
+
+def make(choice: Choice, name: str, **options: Any) -> Any:
+    """The module that `choice` names, given those of `options` that it declares as fields.
+
+    A fork's attention thus declares what it wants to know (`features`, `dtype`, ...) and nothing else.
+    """
+    cls = symbols.load(choice) if isinstance(choice, str) else choice
+    fields = getattr(cls, "__dataclass_fields__", {})
+    return cls(name=name, **{k: v for k, v in options.items() if k in fields})
+
+
+class DyHeadBlock(nn.Module):
+    """One block. Its three attentions are made once and shared by all levels.
+
+    spatial, scale, task: module classes or import paths; None or "none" switches one off (plain 3x3 convolutions, plain
+    mean, ReLU). All other fields are handed to those attentions that declare them.
+    Source: paper equation 2, in the order of the released code (spatial, scale, task).
+    """
+
+    features: int = 256
+    spatial: Choice = SpatialAttention
+    scale: Choice = ScaleAttention
+    task: Choice = TaskAttention
+    coarse_offsets: str = "flat"
+    norm_groups: int = 16
+    dcn_bias: bool = True
+    init: str = "official"
+    implementation: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: Pyramid) -> Pyramid:
+        """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level."""
+        spatial = self._attention("spatial", off=PlainNeighbours)
+        scale = self._attention("scale", off=mean_of_candidates)
+        task = self._attention("task", off=nn.relu)
+        return [task(scale(candidates)) for candidates in spatial(pyramid)]
+
+    def _attention(self, name: str, off: Callable[..., Any]) -> Any:
+        choice = {"spatial": self.spatial, "scale": self.scale, "task": self.task}[name]
+        if choice is None or choice == "none":
+            if off is not PlainNeighbours:
+                return off
+            choice = off
+        return make(
+            choice,
+            name,
+            features=self.features,
+            coarse_offsets=self.coarse_offsets,
+            norm_groups=self.norm_groups,
+            dcn_bias=self.dcn_bias,
+            init=self.init,
+            implementation=self.implementation,
+            dtype=self.dtype,
+        )
+
+
+class DyHead(nn.Module):
+    """num_blocks blocks in a row; any number of levels; input channels may differ from `features`.
+
+    block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
+    block with stacked parameters (leading axis num_blocks) in place of num_blocks copies; its input must have `features`
+    channels. The other fields are those of `DyHeadBlock`.
+    """
+
+    num_blocks: int = 6
+    features: int = 256
+    block: Choice = DyHeadBlock
+    spatial: Choice = SpatialAttention
+    scale: Choice = ScaleAttention
+    task: Choice = TaskAttention
+    coarse_offsets: str = "flat"
+    norm_groups: int = 16
+    dcn_bias: bool = True
+    init: str = "official"
+    implementation: str = "auto"
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: Pyramid) -> Pyramid:
+        """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level.
+
+        Raises ValueError when `scan` meets other channels than `features`.
+        """
+        cls = symbols.load(self.block) if isinstance(self.block, str) else self.block
+        if self.remat:
+            cls = nn.remat(cls, prevent_cse=not self.scan)
+        options = {
+            name: getattr(self, name)
+            for name in (
+                "features", "spatial", "scale", "task", "coarse_offsets", "norm_groups", "dcn_bias", "init",
+                "implementation", "dtype",
+            )
+        }  # fmt: skip
+        if not self.scan or self.num_blocks == 0:
+            for i in range(self.num_blocks):
+                pyramid = make(cls, f"block_{i}", **options)(pyramid)
+            return pyramid
+        for level, x in enumerate(pyramid):
+            if x.shape[-1] != self.features:
+                raise ValueError(f"scan over blocks: level {level} has {x.shape[-1]} channels, not {self.features}")
+        block = make(cls, "blocks", **options)
+        scan = nn.scan(
+            lambda module, carry, _: (module(carry), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.num_blocks,
+        )
+        return scan(block, [x.astype(self.dtype) for x in pyramid], None)[0]

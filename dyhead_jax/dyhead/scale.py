@@ -1,0 +1,31 @@
+"""Scale-aware attention, pi_L: how much each candidate map counts at a level."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dyhead_jax.dyhead.activations import hard_sigmoid
+
+
+class ScaleAttention(nn.Module):
+    """Mean of the candidates f of one level, each weighted by a(f) = hsig(relu(conv1x1(mean over h, w of f))).
+
+    The weights lie in [0.5, 1]. Pooling and the weight are float32.
+    The 1x1 convolution starts as N(0, 0.01) with bias 0 in every lineage; `init` tells the hard sigmoid's.
+    Source: paper equation 3; official code `AttnConv` (which uses (x+3)/6 where the paper has (x+1)/2).
+    """
+
+    init: str = "official"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, candidates: list[jax.Array]) -> jax.Array:
+        """candidates: maps (b, h, w, c) of one level. Returns (b, h, w, c)."""
+        gate = nn.Dense(1, kernel_init=nn.initializers.normal(0.01), name="gate")
+        total = 0.0
+        for f in candidates:
+            wide = jnp.promote_types(f.dtype, jnp.float32)
+            pooled = jnp.mean(f.astype(wide), axis=(1, 2))
+            weight = hard_sigmoid(nn.relu(gate(pooled)), self.init.split("_")[0])
+            total = total + weight.astype(f.dtype).reshape(-1, 1, 1, 1) * f
+        return total / len(candidates)

@@ -1,0 +1,144 @@
+"""Spatial-aware attention, pi_S: deformable sampling of a level and its two neighbours with one set of offsets."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dyhead_jax.dyhead import coarse_offsets
+from dyhead_jax.dyhead.activations import torch_uniform
+from dyhead_jax.ops.deform_conv import deform_conv_levels
+from dyhead_jax.ops.resize import upsample_align_corners
+
+TAPS = 9
+
+
+class SpatialAttention(nn.Module):
+    """For each level up to three candidates: its own map, the finer (stride 2) and the coarser (upsampled) neighbour's.
+
+    One 3x3 convolution, shared over levels, predicts 18 offsets (dy, dx by tap) and 9 mask logits; the level's offsets
+    and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. The convolution of a
+    kind runs over all levels in one loop. Offsets, masks and norms are float32.
+
+    features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5;
+    dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
+    init: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
+    N(0, 0.01) ("mmdet") or zero ("mmdet_simple"), bias 0 in the last two.
+    Source: paper equation 4; official code `DyConv`; mmdetection `DyHeadBlock`.
+    """
+
+    features: int = 256
+    coarse_offsets: str = "flat"
+    norm_groups: int = 16
+    dcn_bias: bool = True
+    init: str = "official"
+    implementation: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: list[jax.Array]) -> list[list[jax.Array]]:
+        """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns for each level its candidates, (b, h_l, w_l, features):
+        own, finer (not at the finest), coarser (not at the coarsest).
+
+        Raises ValueError when coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
+        """
+        if self.coarse_offsets not in coarse_offsets.CHOICES:
+            raise ValueError(f"coarse_offsets is {self.coarse_offsets!r}; it may be {coarse_offsets.CHOICES}")
+        check_halving(pyramid)
+        offsets, masks = self._predict(pyramid)
+        candidates = [[own] for own in self._deform("mid", pyramid, offsets, masks, stride=1)]
+        if len(pyramid) == 1:
+            return candidates
+        for level, low in enumerate(self._deform("low", pyramid[:-1], offsets[1:], masks[1:], stride=2)):
+            candidates[level + 1].append(low)
+        for level, high in enumerate(self._coarser(pyramid, offsets, masks)):
+            candidates[level].append(high)
+        return candidates
+
+    def _predict(self, pyramid: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Offsets (b, h, w, 9, 2) and masks (b, h, w, 9) of each level."""
+        if self.init == "official":
+            kernel = bias = torch_uniform(TAPS * pyramid[0].shape[-1])
+        else:
+            bias = nn.initializers.zeros
+            kernel = bias if self.init == "mmdet_simple" else nn.initializers.normal(0.01)
+        conv = nn.Conv(3 * TAPS, (3, 3), padding=1, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name="offset")
+        offsets, masks = [], []
+        for x in pyramid:
+            out = conv(x)
+            out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+            offsets.append(out[..., : 2 * TAPS].reshape(*out.shape[:3], TAPS, 2))
+            masks.append(nn.sigmoid(out[..., 2 * TAPS :]))
+        return offsets, masks
+
+    def _coarser(self, pyramid, offsets, masks) -> list[jax.Array]:
+        """The coarser neighbour's candidate of each level but the coarsest."""
+        sizes = [x.shape[1:3] for x in pyramid]
+        if self.coarse_offsets == "upsample_first":
+            maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes[:-1], strict=True)]
+            return self._deform("high", maps, offsets[:-1], masks[:-1], stride=1)
+        fitted = [
+            coarse_offsets.for_coarser(self.coarse_offsets, offset, mask, size)
+            for offset, mask, size in zip(offsets[:-1], masks[:-1], sizes[1:], strict=True)
+        ]
+        small = self._deform("high", pyramid[1:], [o for o, _ in fitted], [m for _, m in fitted], stride=1)
+        return [upsample_align_corners(x, size) for x, size in zip(small, sizes[:-1], strict=True)]
+
+    def _deform(self, kind: str, maps, offsets, masks, stride: int) -> list[jax.Array]:
+        c_in = maps[0].shape[-1]
+        kernel = self.param(f"{kind}_kernel", torch_uniform(TAPS * c_in), (3, 3, c_in, self.features))
+        bias = self.param(f"{kind}_bias", nn.initializers.zeros, (self.features,)) if self.dcn_bias else None
+        norm = nn.GroupNorm(
+            self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"{kind}_norm"
+        )
+        maps = [x.astype(self.dtype) for x in maps]
+        kernel = kernel.astype(self.dtype)
+        out = deform_conv_levels(
+            maps, offsets, masks, kernel, bias, stride=stride, padding=1, implementation=self.implementation
+        )
+        return [norm(x) for x in out]
+
+
+class PlainNeighbours(nn.Module):
+    """Spatial attention switched off: plain 3x3 convolutions of the same three maps, each with its GroupNorm.
+
+    init: kernels U(+-1/sqrt(9 c_in)), bias 0. Source: GLIP's `USE_DFCONV = False`.
+    """
+
+    features: int = 256
+    norm_groups: int = 16
+    dcn_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: list[jax.Array]) -> list[list[jax.Array]]:
+        """As `SpatialAttention.__call__`."""
+        check_halving(pyramid)
+        init = torch_uniform(TAPS * pyramid[0].shape[-1])
+
+        def branch(kind: str, stride: int):
+            conv = nn.Conv(
+                self.features, (3, 3), stride, 1, kernel_init=init, use_bias=self.dcn_bias, dtype=self.dtype, name=kind
+            )
+            norm = nn.GroupNorm(
+                self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"{kind}_norm"
+            )
+            return lambda x: norm(conv(x))
+
+        own = branch("mid", 1)
+        candidates = [[own(x)] for x in pyramid]
+        if len(pyramid) == 1:
+            return candidates
+        finer, coarser = branch("low", 2), branch("high", 1)
+        for level in range(1, len(pyramid)):
+            candidates[level].append(finer(pyramid[level - 1]))
+        for level in range(len(pyramid) - 1):
+            candidates[level].append(upsample_align_corners(coarser(pyramid[level + 1]), pyramid[level].shape[1:3]))
+        return candidates
+
+
+def check_halving(pyramid: list[jax.Array]) -> None:
+    """Raises ValueError unless each level is half of the finer one, rounded up."""
+    for level in range(1, len(pyramid)):
+        finer, size = pyramid[level - 1].shape[1:3], pyramid[level].shape[1:3]
+        if size != ((finer[0] + 1) // 2, (finer[1] + 1) // 2):
+            raise ValueError(f"pyramid level {level} is {size}, not half of level {level - 1}, {finer}")

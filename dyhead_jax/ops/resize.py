@@ -1,0 +1,28 @@
+"""Bilinear upsampling with aligned corners, as two small matrix products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _weights(n_in: int, n_out: int) -> np.ndarray:
+    """(n_out, n_in): row i blends the two inputs around i * (n_in - 1) / (n_out - 1)."""
+    step = (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
+    at = np.arange(n_out) * step
+    low = np.minimum(at.astype(np.int64), n_in - 1)
+    high = np.minimum(low + 1, n_in - 1)
+    part = at - low
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix, (np.arange(n_out), low), 1 - part)
+    np.add.at(matrix, (np.arange(n_out), high), part)
+    return matrix
+
+
+def upsample_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """x: (b, h, w, c) to (b, *size, c): corner pixels of input and output coincide.
+
+    Equal to PyTorch's `interpolate(mode="bilinear", align_corners=True)`.
+    """
+    rows = jnp.asarray(_weights(x.shape[1], size[0]), x.dtype)
+    columns = jnp.asarray(_weights(x.shape[2], size[1]), x.dtype)
+    return jnp.einsum("Wv,bHvc->bHWc", columns, jnp.einsum("Hh,bhvc->bHvc", rows, x))
