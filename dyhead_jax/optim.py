@@ -1,0 +1,101 @@
+"""Learning-rate schedules and optimisers, in Optax, with the semantics of the PyTorch originals.
+
+SGD: the decay joins the gradient before the momentum, `v = m v + (g + d p)`, `p = p - lr v`. AdamW: decoupled decay,
+`p = p - lr (adam(g) + d p)` with betas (0.9, 0.999) and epsilon 1e-8. Both are `torch.optim`'s, to rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from dyhead_jax.config import OptimConfig
+
+Path = tuple[str, ...]
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def make_schedule(optim: OptimConfig, steps: int) -> Schedule:
+    """The learning rate of step 0, 1, ... `steps` - 1, a float32 scalar.
+
+    It is a product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
+    number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
+    step 0 to 1 at step `warmup_steps`.
+    """
+    boundaries = [round(fraction * steps) for fraction in optim.milestones]
+
+    def schedule(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        rate = jnp.float32(optim.learning_rate)
+        if optim.schedule == "step":
+            for boundary in boundaries:
+                rate = rate * jnp.where(step >= boundary, 0.1, 1.0)
+        elif optim.schedule == "cosine":
+            rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+        elif optim.schedule != "constant":
+            raise ValueError(f"config.optim.schedule is {optim.schedule!r}; it may be 'step', 'cosine' or 'constant'")
+        if optim.warmup_steps > 0:
+            done = jnp.minimum(step / optim.warmup_steps, 1.0)
+            rate = rate * (optim.warmup_start + (1 - optim.warmup_start) * done)
+        return rate
+
+    return schedule
+
+
+def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
+
+    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the backbone's multiplier.
+    """
+    parts = []
+    if optim.clip_norm > 0:
+        parts.append(optax.clip_by_global_norm(optim.clip_norm))
+    decay = optax.add_decayed_weights(
+        optim.weight_decay, mask=_by_path(lambda path: decays(path, optim.decay_norms, optim.decay_biases))
+    )
+    if optim.name == "sgd":
+        parts += [decay, optax.trace(decay=optim.momentum)]
+    elif optim.name == "adamw":
+        parts += [optax.scale_by_adam(), decay]
+    else:
+        raise ValueError(f"config.optim.name is {optim.name!r}; it may be 'sgd' or 'adamw'")
+    parts.append(optax.scale_by_learning_rate(make_schedule(optim, steps)))
+    if optim.backbone_rate != 1:
+        parts.append(optax.masked(optax.scale(optim.backbone_rate), _by_path(lambda path: path[0] == "backbone")))
+    return optax.chain(*parts)
+
+
+def decays(path: Path, norms: bool, biases: bool) -> bool:
+    """Whether the parameter at `path` is decayed. A norm's parameter is one with a module on its path whose name contains
+    "norm" or begins with "bn"; a bias is a leaf of that name."""
+    is_norm = any("norm" in name.lower() or name.lower().startswith("bn") for name in path[:-1])
+    is_bias = path[-1] == "bias"
+    return (norms or not is_norm) and (biases or not is_bias)
+
+
+def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]:
+    """Splits a tree of parameters into (trained, frozen), two nested dicts without common leaves; `merge` undoes it.
+
+    Frozen parameters thus have no gradient, no optimiser state, no decay and no update, not even of a signed zero.
+    """
+    flat = traverse_util.flatten_dict(params)
+    frozen = {path for path in flat if is_frozen(path)}
+    return (
+        traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if path not in frozen}),
+        traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if path in frozen}),
+    )
+
+
+def merge(trained: Any, frozen: Any) -> Any:
+    """The tree of which `partition` made the two."""
+    return traverse_util.unflatten_dict({**traverse_util.flatten_dict(trained), **traverse_util.flatten_dict(frozen)})
+
+
+def _by_path(rule: Callable[[Path], bool]) -> Callable[[Any], Any]:
+    def mask(params: Any) -> Any:
+        return traverse_util.path_aware_map(lambda path, _: rule(path), params)
+
+    return mask

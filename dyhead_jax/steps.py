@@ -1,0 +1,180 @@
+"""The train step and the detect step, as one device sees them; `parallel.py` maps them over devices."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from dyhead_jax import optim
+from dyhead_jax.optim import Schedule
+from dyhead_jax.types import Batch, Detections
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it has none).
+    opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any = None
+
+    def variables(self) -> dict[str, Any]:
+        """The variables for evaluation: the average where there is one."""
+        return self.average if self.average is not None else {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: Any, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
+) -> TrainState:
+    """The state before the first step. variables: {"params", "batch_stats" (optional)} of the model; ema: 0 is off."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    trained, _ = optim.partition(params, model.is_frozen)
+    average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(trained), average)
+
+
+def make_train_step(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    axis_name: str | None = None,
+    accumulate: int = 1,
+    ema: float = 0.0,
+) -> TrainStep:
+    """The function (state, batch) -> (state, metrics).
+
+    axis_name: the mapped axis over whose devices gradients and losses are averaged, the model's own `axis_name`; None where
+    the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one forward and
+    backward each; losses are normalised over all of them (`_normalizers`), so that their mean is the whole batch's, but for
+    batch statistics. ema: decay of the average, with the usual warm-up
+    min(ema, (1 + t) / (10 + t)) at step t.
+    Metrics, float32 scalars equal on all devices: loss, loss_<term> for each term of the model, lr, and grad_norm before
+    clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
+    """
+
+    def losses_of(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        losses, changed = model.apply(
+            variables,
+            batch.images,
+            batch.ground_truth,
+            train=True,
+            method="losses",
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        losses = {name: jnp.asarray(value, jnp.float32) for name, value in losses.items()}
+        return losses, changed.get("batch_stats", batch_stats)
+
+    def grads_of(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+        def objective(trained: Any) -> Any:
+            losses, changed = losses_of(optim.merge(trained, frozen), batch_stats, batch, key)
+            return sum(losses.values()), (losses, changed)
+
+        grads, (losses, batch_stats) = jax.grad(objective, has_aux=True)(trained)
+        return grads, losses, batch_stats
+
+    def accumulated(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+        parts = (jnp.arange(accumulate), split_batch(batch, accumulate))
+
+        def measure(_: None, part: Any) -> Any:  # the compiler drops all of the network that they do not depend on
+            with _normalizers() as seen:
+                losses_of(optim.merge(trained, frozen), batch_stats, part[1], jax.random.fold_in(key, part[0]))
+            return None, seen
+
+        def one(carry: Any, part: Any) -> Any:
+            total, batch_stats = carry
+            with _normalizers(whole):
+                grads, losses, batch_stats = grads_of(
+                    trained, frozen, batch_stats, part[1], jax.random.fold_in(key, part[0])
+                )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), losses
+
+        _, seen = jax.lax.scan(measure, None, parts)
+        whole = [x.mean(0) for x in seen]
+        start = (jax.tree.map(jnp.zeros_like, trained), batch_stats)
+        (total, batch_stats), losses = jax.lax.scan(one, start, parts)
+        mean = jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda x: x.mean(0), losses)
+        return *mean, batch_stats
+
+    def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        trained, frozen = optim.partition(state.params, model.is_frozen)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        gradients = grads_of if accumulate == 1 else accumulated
+        grads, losses, batch_stats = gradients(trained, frozen, state.batch_stats, batch, key)
+        if axis_name is not None:
+            grads, losses = jax.lax.pmean((grads, losses), axis_name)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = optim.merge(optax.apply_updates(trained, updates), frozen)
+        average = state.average
+        if average is not None:
+            done = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema, (1 + done) / (10 + done))
+            now = {"params": params, "batch_stats": batch_stats}
+            # In this form weights that never change stay what they are, to the bit.
+            average = jax.tree.map(lambda a, x: a + ((1 - decay) * (x - a)).astype(a.dtype), average, now)
+        metrics = {
+            "loss": jnp.asarray(sum(losses.values())),
+            **{f"loss_{name.removeprefix('loss_')}": value for name, value in losses.items()},
+            "lr": schedule(state.step),
+            "grad_norm": optax.global_norm(grads),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+    return step_fn
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """(b, ...) arrays to (parts, b / parts, ...): part k has the images k, k + parts, ..., so that over a sharded b no
+    image changes its device. Raises ValueError when b is not a multiple of parts."""
+    size = batch.images.shape[0]
+    if size % parts:
+        raise ValueError(f"a device's {size} images do not divide into config.optim.accumulate={parts} micro-batches")
+    return jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+@contextmanager
+def _normalizers(given: list[jax.Array] | None = None) -> Iterator[list[jax.Array]]:
+    """Yields the list of what a detector, traced inside, gives to and gets from `mean_over_devices`, in order.
+
+    A loss is divided by what the whole batch counts (positives, say), and a detector averages such counts by that method.
+    A micro-batch knows its own only, so the step runs once to see them and then again with the averages `given`.
+    """
+    seen: list[jax.Array] = []
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "mean_over_devices":
+            return call(*args, **kwargs)
+        seen.append(call(*args, **kwargs) if given is None else given[len(seen)])
+        return seen[-1]
+
+    with nn.intercept_methods(intercept):
+        yield seen
+
+
+def make_detect(model: Any) -> Callable[[Any, jax.Array, jax.Array], Detections]:
+    """The function (variables, images (b, h, w, 3) uint8, sizes (b, 2) height and width) -> Detections."""
+
+    def detect(variables: Any, images: jax.Array, sizes: jax.Array) -> Detections:
+        return model.apply(variables, images, sizes, method="detect")
+
+    return detect
