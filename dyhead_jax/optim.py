@@ -21,7 +21,7 @@ Schedule = Callable[[jax.Array], jax.Array]
 def make_schedule(optim: OptimConfig, steps: int) -> Schedule:
     """The learning rate of step 0, 1, ... `steps` - 1, a float32 scalar.
 
-    It is a product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
+    A product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
     number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
     step 0 to 1 at step `warmup_steps`.
     """
@@ -69,8 +69,11 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
 
 
 def decays(path: Path, norms: bool, biases: bool) -> bool:
-    """Whether the parameter at `path` is decayed. A norm's parameter is one with a module on its path whose name contains
-    "norm" or begins with "bn"; a bias is a leaf of that name."""
+    """Whether the parameter at `path` is decayed.
+
+    A norm's parameter has a module on its path whose name contains "norm" or begins with "bn"; a bias is a leaf of that
+    name.
+    """
     is_norm = any("norm" in name.lower() or name.lower().startswith("bn") for name in path[:-1])
     is_bias = path[-1] == "bias"
     return (norms or not is_norm) and (biases or not is_bias)

@@ -4,8 +4,8 @@
     jit      one program over a mesh sees the whole batch; XLA splits it and inserts the same averages
     single   one device, whatever else there is
 
-All three hold the same whole state on every device and give the same update. In the jit form the step needs no axis and no
-`shard_map`, whose default would sum the gradients of replicated parameters a second time.
+All three hold the same whole state on every device and give the same update. In the jit form the step needs no axis and
+no `shard_map`, whose default would sum the gradients of replicated parameters a second time.
 """
 
 import collections
@@ -160,8 +160,8 @@ def make(kind: str, batch_size: int, accumulate: int = 1) -> Parallel:
 def map_detect(detect: Callable[[Any, Any, Any], Detections]) -> Callable[[Any, Any, Any], Detections]:
     """The function (variables, images, sizes) -> Detections as NumPy arrays, on this process's devices.
 
-    Images need nothing from each other, so each device takes its share (b is filled up to a multiple of the devices) and
-    other processes do their own images at their own pace. Give it variables from `local_variables`.
+    Images need nothing from each other, so each device takes its share (b is filled up to a multiple of the devices)
+    and other processes do their own images at their own pace. Give it variables from `local_variables`.
     """
     mesh = _local_mesh()
     count = mesh.size
