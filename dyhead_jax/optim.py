@@ -15,10 +15,9 @@ from flax import traverse_util
 from dyhead_jax.config import OptimConfig
 
 Path = tuple[str, ...]
-Schedule = Callable[[jax.Array], jax.Array]
 
 
-def make_schedule(optim: OptimConfig, steps: int) -> Schedule:
+def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     """The learning rate of step 0, 1, ... `steps` - 1, a float32 scalar.
 
     A product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
@@ -27,7 +26,7 @@ def make_schedule(optim: OptimConfig, steps: int) -> Schedule:
     """
     boundaries = [round(fraction * steps) for fraction in optim.milestones]
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         rate = jnp.float32(optim.learning_rate)
         if optim.schedule == "step":
@@ -99,6 +98,6 @@ def merge(trained: Any, frozen: Any) -> Any:
 
 def _by_path(rule: Callable[[Path], bool]) -> Callable[[Any], Any]:
     def mask(params: Any) -> Any:
-        return traverse_util.path_aware_map(lambda path, _: rule(path), params)
+        return traverse_util.path_aware_map(lambda path, _: rule(tuple(map(str, path))), params)
 
     return mask

@@ -11,7 +11,6 @@ from flax import linen as nn
 from flax import struct
 
 from dyhead_jax import optim
-from dyhead_jax.optim import Schedule
 from dyhead_jax.types import Batch, Detections
 
 Metrics = dict[str, jax.Array]
@@ -22,8 +21,8 @@ TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 class TrainState:
     """Everything that a step changes.
 
-    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it has none).
-    opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or None.
+    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it has
+    none). opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or None.
     """
 
     step: jax.Array
@@ -44,13 +43,19 @@ def create_state(
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     trained, _ = optim.partition(params, model.is_frozen)
     average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(trained), average)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(trained),
+        average=average,
+    )
 
 
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    schedule: Schedule,
+    schedule: optax.Schedule,
     *,
     seed: int = 0,
     axis_name: str | None = None,
@@ -59,11 +64,11 @@ def make_train_step(
 ) -> TrainStep:
     """The function (state, batch) -> (state, metrics).
 
-    axis_name: the mapped axis over whose devices gradients and losses are averaged, the model's own `axis_name`; None where
-    the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one forward and
-    backward each; losses are normalised over all of them (`_normalizers`), so that their mean is the whole batch's, but for
-    batch statistics. ema: decay of the average, with the usual warm-up
-    min(ema, (1 + t) / (10 + t)) at step t.
+    axis_name: the mapped axis over whose devices gradients and losses are averaged, the model's own `axis_name`; None
+    where the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one forward
+    and backward each; losses are normalised over all of them (`_normalizers`), so that, statistics of batch norm apart,
+    the update is that of the whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t))
+    at step t.
     Metrics, float32 scalars equal on all devices: loss, loss_<term> for each term of the model, lr, and grad_norm before
     clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
@@ -138,7 +143,10 @@ def make_train_step(
             "lr": schedule(state.step),
             "grad_norm": optax.global_norm(grads),
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+        state = TrainState(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+        )
+        return state, metrics
 
     return step_fn
 
@@ -156,8 +164,8 @@ def split_batch(batch: Batch, parts: int) -> Batch:
 def _normalizers(given: list[jax.Array] | None = None) -> Iterator[list[jax.Array]]:
     """Yields the list of what a detector, traced inside, gives to and gets from `mean_over_devices`, in order.
 
-    A loss is divided by what the whole batch counts (positives, say), and a detector averages such counts by that method.
-    A micro-batch knows its own only, so the step runs once to see them and then again with the averages `given`.
+    A loss is divided by what the whole batch counts (positives, say), and a detector averages such counts by that
+    method. A micro-batch knows its own only, so the step runs once to see them and again with the averages `given`.
     """
     seen: list[jax.Array] = []
 
