@@ -1,0 +1,61 @@
+"""Batch normalisation as detectors use it: fixed statistics, or statistics of the global batch."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+MODES = ("frozen", "eval", "sync")
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the last axis of (b, h, w, c).
+
+    norm: "frozen" fixed running statistics and an affine part that gets no gradient; "eval" fixed statistics, trained
+    affine; "sync" in training the statistics of the global batch (averaged over the mapped axis `axis_name` where there
+    is one), which also move the running ones. Running variance is the unbiased one and PyTorch's momentum is 0.1, as in
+    `torch.nn.SyncBatchNorm`. Statistics and arithmetic are float32 or wider, the result has the dtype of `x`.
+    Parameters: scale (ones) and bias (zeros); collection batch_stats: mean (zeros) and var (ones).
+    Raises ValueError for another `norm`.
+    """
+
+    norm: str = "eval"
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.norm not in MODES:
+            raise ValueError(f"norm is {self.norm!r}; it may be {', '.join(map(repr, MODES))}")
+        c = x.shape[-1]
+        scale: Any = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        bias: Any = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        if self.norm == "frozen":
+            scale, bias = jax.lax.stop_gradient(scale), jax.lax.stop_gradient(bias)
+        if self.norm == "sync" and train:
+            mean, var, count = self._batch_statistics(x)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (jax.lax.stop_gradient(mean) - running_mean.value)
+                running_var.value += self.momentum * (jax.lax.stop_gradient(unbiased) - running_var.value)
+        else:
+            # Never trained, even when a caller differentiates the whole variables tree.
+            mean, var = jax.lax.stop_gradient(running_mean.value), jax.lax.stop_gradient(running_var.value)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        shift = bias - mean * factor
+        y = x * factor.reshape(1, 1, 1, c) + shift.reshape(1, 1, 1, c)  # in the wider of both dtypes
+        return y.astype(x.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean, biased variance (c,) and the count of values, all of the global batch."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None and not self.is_initializing():  # the axis is not bound in init
+            mean, square = jax.lax.pmean((mean, square), self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
+        return mean, jnp.maximum(square - jnp.square(mean), 0.0), count

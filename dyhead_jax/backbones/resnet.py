@@ -1,0 +1,217 @@
+"""ResNet and ResNeXt, with frozen stages and deformable convolutions in chosen stages.
+
+He et al. 2016, Xie et al. 2017 (ResNeXt), Dai et al. 2017 and Zhu et al. 2019 (DCN v1, v2). Names and arithmetic follow
+torchvision and mmdetection 3: `layer1_0/conv1/kernel` is their `layer1.0.conv1.weight`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dyhead_jax.backbones.batch_norm import BatchNorm
+from dyhead_jax.ops.deform_conv import deform_conv
+from dyhead_jax.ops.depthwise import GroupedConv
+
+# depth: (has bottlenecks, blocks of the four stages)
+DEPTHS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+STYLES = ("torch", "caffe")
+DEFORM = ("none", "v1", "v2")
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(features: int, kernel: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+    """A convolution without bias, padded by kernel // 2 on both sides as PyTorch does; He normal by fan-out."""
+    half = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        ((half, half), (half, half)),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=he_normal,
+        name=name,
+    )
+
+
+class DeformConv(nn.Module):
+    """A 3x3 deformable convolution without bias; its block predicts offsets and mask by a plain convolution beside it.
+
+    That one gives 18 offsets (dy, dx of each tap, taps row-major) and in v2 also 9 masks, before their sigmoid. It
+    shares stride and padding and starts at zero, so that the layer starts as a plain convolution (v2: half
+    of one). (b, h, w, c) -> (b, ceil(h / stride), ceil(w / stride), features).
+    """
+
+    features: int
+    stride: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, offsets: jax.Array, mask: jax.Array | None) -> jax.Array:
+        shape = (3, 3, x.shape[-1] // self.groups, self.features)
+        kernel: Any = self.param("kernel", he_normal, shape, jnp.float32)
+        return deform_conv(
+            x, offsets, mask, kernel.astype(self.dtype), stride=self.stride, padding=1, groups=self.groups
+        )
+
+
+def split_offsets(raw: jax.Array, deform: str) -> tuple[jax.Array, jax.Array | None]:
+    """Offset convolution's (b, h, w, 18 or 27) -> offsets (b, h, w, 9, 2) and, for "v2", masks (b, h, w, 9); float32 or
+    wider, since bfloat16 cannot hold a coordinate above 256."""
+    raw = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
+    offsets = raw[..., :18].reshape(*raw.shape[:3], 9, 2)
+    return offsets, jax.nn.sigmoid(raw[..., 18:]) if deform == "v2" else None
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the shortcut: (b, h, w, c) -> (b, ceil(h / stride), ceil(w / stride), planes)."""
+
+    planes: int
+    stride: int
+    norm: str
+    dtype: Any
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def bn(y: jax.Array, name: str) -> jax.Array:
+            return BatchNorm(self.norm, axis_name=self.axis_name, name=name)(y, train)
+
+        y = nn.relu(bn(conv(self.planes, 3, self.stride, self.dtype, "conv1")(x), "bn1"))
+        y = bn(conv(self.planes, 3, 1, self.dtype, "conv2")(y), "bn2")
+        if self.stride != 1 or x.shape[-1] != self.planes:
+            x = bn(conv(self.planes, 1, self.stride, self.dtype, "downsample_conv")(x), "downsample_bn")
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (plain, grouped or deformable), 1x1 and the shortcut.
+
+    (b, h, w, c) -> (b, ceil(h / stride), ceil(w / stride), 4 * planes); `inner` is the width of the 3x3.
+    """
+
+    planes: int
+    inner: int
+    stride: int
+    style: str
+    groups: int
+    deform: str
+    norm: str
+    dtype: Any
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def bn(y: jax.Array, name: str) -> jax.Array:
+            return BatchNorm(self.norm, axis_name=self.axis_name, name=name)(y, train)
+
+        first, second = (1, self.stride) if self.style == "torch" else (self.stride, 1)
+        y = nn.relu(bn(conv(self.inner, 1, first, self.dtype, "conv1")(x), "bn1"))
+        if self.deform != "none":
+            raw = nn.Conv(
+                18 if self.deform == "v1" else 27,
+                (3, 3),
+                (second, second),
+                ((1, 1), (1, 1)),
+                dtype=self.dtype,
+                kernel_init=nn.initializers.zeros,
+                name="conv2_offset",
+            )(y)
+            y = DeformConv(self.inner, second, self.groups, self.dtype, name="conv2")(y, *split_offsets(raw, self.deform))
+        elif self.groups > 1:
+            y = GroupedConv(
+                self.inner, 3, second, ((1, 1), (1, 1)), self.groups, dtype=self.dtype, kernel_init=he_normal, name="conv2"
+            )(y)
+        else:
+            y = conv(self.inner, 3, second, self.dtype, "conv2")(y)
+        y = nn.relu(bn(y, "bn2"))
+        y = bn(conv(4 * self.planes, 1, 1, self.dtype, "conv3")(y), "bn3")
+        if self.stride != 1 or x.shape[-1] != 4 * self.planes:
+            x = bn(conv(4 * self.planes, 1, self.stride, self.dtype, "downsample_conv")(x), "downsample_bn")
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet or ResNeXt: images to the maps C2 to C5. The fields are those of `config.ResNetConfig`.
+
+    Convolutions start He-normal by fan-out, norms at scale 1 and bias 0, offset convolutions at zero. Frozen stages keep
+    their batch norm in eval mode whatever `norm` says, and no gradient flows into them.
+    axis_name: the mapped axis over which `norm="sync"` averages statistics; None where one program sees the whole batch.
+    """
+
+    depth: int = 50
+    style: str = "torch"
+    width: int = 64
+    groups: int = 1
+    group_width: int = 64
+    norm: str = "eval"
+    frozen_stages: int = 1
+    deform: str = "none"
+    deform_stages: tuple[int, ...] = ()
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
+        """Normalised float images (b, h, w, 3) -> [C2, C3, C4, C5], NHWC of stride 4, 8, 16, 32 (sizes rounded up).
+
+        In training with norm="sync" the collection batch_stats must be mutable.
+        Raises ValueError naming the field, for a depth, style, norm or deform there is not.
+        """
+        self._check()
+        bottleneck, blocks = DEPTHS[self.depth]
+        x = conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
+        x = nn.relu(BatchNorm(self._norm(0), axis_name=self.axis_name, name="bn1")(x, train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        if self.frozen_stages >= 0:
+            x = jax.lax.stop_gradient(x)
+        maps = []
+        for stage, count in enumerate(blocks, start=1):
+            planes = self.width * 2 ** (stage - 1)
+            for index in range(count):
+                stride = 2 if stage > 1 and index == 0 else 1
+                name = f"layer{stage}_{index}"
+                shared: dict[str, Any] = {"norm": self._norm(stage), "dtype": self.dtype, "axis_name": self.axis_name}
+                if bottleneck:
+                    inner = planes
+                    if self.groups > 1:
+                        inner = math.floor(planes * (self.group_width / self.width)) * self.groups
+                    deform = self.deform if stage + 1 in self.deform_stages else "none"
+                    block = Bottleneck(planes, inner, stride, self.style, self.groups, deform, **shared, name=name)
+                else:
+                    block = BasicBlock(planes, stride, **shared, name=name)
+                x = block(x, train)
+            if self.frozen_stages >= stage:
+                x = jax.lax.stop_gradient(x)
+            maps.append(x)
+        return maps
+
+    def is_frozen(self, path: tuple[str, ...]) -> bool:
+        """Whether the parameter at `path` below the backbone, such as ("layer1_0", "conv1", "kernel"), never trains."""
+        stage = int(path[0][len("layer")]) if path[0].startswith("layer") else 0
+        norm_affine = path[-1] == "scale" or (path[-1] == "bias" and not path[-2].endswith("_offset"))
+        return stage <= self.frozen_stages or (self.norm == "frozen" and norm_affine)
+
+    def _norm(self, stage: int) -> str:
+        return "frozen" if stage <= self.frozen_stages else self.norm
+
+    def _check(self) -> None:
+        choices = (("depth", tuple(DEPTHS)), ("style", STYLES), ("deform", DEFORM))
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"backbone {name} is {getattr(self, name)!r}; it may be {', '.join(map(repr, allowed))}")
+        if not DEPTHS[self.depth][0] and (self.groups > 1 or self.deform != "none"):
+            raise ValueError(f"backbone depth {self.depth} has no bottlenecks: groups must be 1 and deform 'none'")
+        if not set(self.deform_stages) <= {2, 3, 4, 5}:
+            raise ValueError(f"backbone deform_stages is {self.deform_stages}; the stages are 2, 3, 4, 5")
