@@ -85,7 +85,7 @@ class DyHeadConfig:
     coarse_offsets: str = "flat"  # "flat" (as every published AP), "crop", "resize", "upsample_first"
     norm_groups: int = 16
     dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
-    init: str = "official"  # "official", "mmdet" or "mmdet_simple" (zero offset convolution)
+    lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
     implementation: str = "auto"  # of deform_conv
     remat: bool = False  # recompute each block in the backward pass
     scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features
@@ -223,7 +223,7 @@ def validate(config: Config) -> None:
     choices = [
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("model.dyhead.coarse_offsets", model.dyhead.coarse_offsets, ("flat", "crop", "resize", "upsample_first")),
-        ("model.dyhead.init", model.dyhead.init, ("official", "mmdet", "mmdet_simple")),
+        ("model.dyhead.lineage", model.dyhead.lineage, ("official", "mmdet", "mmdet_simple")),
         ("optim.name", optim.name, ("sgd", "adamw")),
         ("optim.schedule", optim.schedule, ("step", "cosine", "constant")),
         ("run.parallel", run.parallel, ("pmap", "jit", "single")),

@@ -1,12 +1,13 @@
 """Image files to (h, w, 3) uint8 RGB, safely: an image is either decoded whole or refused by name.
 
-Pillow and not OpenCV, since OpenCV fills what is missing of a truncated file with grey and says nothing. Pixels are taken
-as they are stored: COCO boxes refer to them, so an EXIF orientation is not applied. Alpha is dropped, not composited;
-16 bits a channel become the upper 8; of an animation the first frame is taken.
+Pillow and not OpenCV, since OpenCV fills what is missing of a truncated file with grey and says nothing. Pixels are
+taken as they are stored: COCO boxes refer to them, so an EXIF orientation is not applied. Alpha is dropped, not
+composited; 16 bits a channel become the upper 8; of an animation the first frame is taken.
 """
 
 import io
 import struct
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -15,14 +16,17 @@ from dyhead_jax.data.source import DataError
 
 # Only raster formats with a decoder of Pillow's own: others, such as EPS, would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
-MAX_PIXELS = 2**27  # 134 Mpx, 400 MB as RGB: beyond it a small file is more likely an attack than a photograph
+MAX_PIXELS = 89_478_485  # Pillow's own limit: beyond it a small file is more likely an attack than a photograph
 
-_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, *_BOMBS)
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """The (h, w, 3) uint8 RGB image. Raises DataError with `name` when the bytes are no image or a broken one."""
-    image = _open(encoded, name)
+    if not encoded:
+        raise DataError(f"{name}: the image file is empty")
+    image = _open(io.BytesIO(encoded), name)
     try:
         image.load()
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow's own conversion would clip at 255
@@ -35,19 +39,17 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
         raise DataError(f"{name}: the image is broken ({_one_line(error)})") from error
 
 
-def size(encoded: bytes, name: str) -> tuple[int, int]:
-    """(height, width) from the header alone; `encoded` may be only the beginning of the file. Raises DataError."""
-    image = _open(encoded, name)
+def size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """(height, width) of an image file, from its header alone. Raises DataError with `name`."""
+    image = _open(file, name)
     return image.height, image.width
 
 
-def _open(encoded: bytes, name: str) -> Image.Image:
-    if not encoded:
-        raise DataError(f"{name}: the image file is empty")
+def _open(file: BinaryIO, name: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from error
+        raise DataError(f"{name}: empty, or not an image of a known format ({', '.join(FORMATS)})") from error
     except _FAULTS as error:
         raise DataError(f"{name}: the image cannot be opened ({_one_line(error)})") from error
     if image.width * image.height > MAX_PIXELS:
