@@ -40,7 +40,7 @@ class Parallel(Protocol):
         ...
 
     def unreplicate(self, tree: Any) -> Any:
-        """A replicated tree, or a step's metrics, as NumPy arrays; waits for them. The inverse of `replicate`."""
+        """A replicated tree, or a step's metrics, as NumPy copies; waits for them. The inverse of `replicate`."""
         ...
 
     def put(self, batch: Any) -> Any:
@@ -65,7 +65,7 @@ class Single:
         return jax.device_put(_copies(tree), self.device)
 
     def unreplicate(self, tree: Any) -> Any:
-        return jax.device_get(tree)
+        return jax.tree.map(np.array, tree)
 
     def put(self, batch: Any) -> Any:
         return jax.device_put(batch, self.device)
@@ -95,7 +95,7 @@ class Pmap:
 
     def unreplicate(self, tree: Any) -> Any:
         # The first device's part; indexing the whole array would run a program over all devices.
-        return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+        return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
 
     def put(self, batch: Any) -> Any:
         def split(x: np.ndarray) -> jax.Array:
@@ -125,7 +125,7 @@ class Jit:
         return jax.tree.map(place, tree)
 
     def unreplicate(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+        return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
 
     def put(self, batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharded, np.asarray(x)), batch)
@@ -158,7 +158,7 @@ def make(kind: str, batch_size: int, accumulate: int = 1) -> Parallel:
 
 
 def map_detect(detect: Callable[[Any, Any, Any], Detections]) -> Callable[[Any, Any, Any], Detections]:
-    """The function (variables, images, sizes) -> Detections as NumPy arrays, on this process's devices.
+    """The function (variables, images, sizes) -> Detections on this process's devices; returns before they are done.
 
     Images need nothing from each other, so each device takes its share (b is filled up to a multiple of the devices)
     and other processes do their own images at their own pace. Give it variables from `local_variables`.
@@ -174,14 +174,13 @@ def map_detect(detect: Callable[[Any, Any, Any], Detections]) -> Callable[[Any, 
     compiled = jax.jit(mapped)
 
     def run(variables: Any, images: Any, sizes: Any) -> Detections:
-        images, sizes = np.asarray(images), np.asarray(sizes)
         size = images.shape[0]
         fill = -size % count
-        if fill:
-            images = np.concatenate([images, np.repeat(images[:1], fill, axis=0)])
-            sizes = np.concatenate([sizes, np.repeat(sizes[:1], fill, axis=0)])
-        found = jax.device_get(compiled(variables, images, sizes))
-        return jax.tree.map(lambda x: x[:size], found)
+        if not fill:
+            return compiled(variables, images, sizes)
+        images = np.concatenate([images, np.repeat(images[:1], fill, axis=0)])
+        sizes = np.concatenate([sizes, np.repeat(sizes[:1], fill, axis=0)])
+        return jax.tree.map(lambda x: x[:size], compiled(variables, images, sizes))
 
     return run
 

@@ -21,8 +21,9 @@ TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 class TrainState:
     """Everything that a step changes.
 
-    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it has
-    none). opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or None.
+    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it
+    has none). opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or
+    None.
     """
 
     step: jax.Array
@@ -36,11 +37,22 @@ class TrainState:
         return self.average if self.average is not None else {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def init_variables(model: Any, key: jax.Array, canvas: tuple[int, int]) -> dict[str, Any]:
+    """{"params", "batch_stats"} of a detector with random weights; batch_stats is {} where it has none.
+
+    canvas: (height, width) of some image; the weights do not depend on it. Call it inside jit or `jax.eval_shape`.
+    """
+    height, width = canvas
+    sizes = jnp.asarray([canvas], jnp.int32)
+    variables = model.init(key, jnp.zeros((1, height, width, 3), jnp.uint8), sizes, method="detect")
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
 def create_state(
     model: Any, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
 ) -> TrainState:
-    """The state before the first step. variables: {"params", "batch_stats" (optional)} of the model; ema: 0 is off."""
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    """The state before the first step. variables: as `init_variables` gives them; ema: 0 is off."""
+    params, batch_stats = variables["params"], variables["batch_stats"]
     trained, _ = optim.partition(params, model.is_frozen)
     average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
     return TrainState(
@@ -65,12 +77,12 @@ def make_train_step(
     """The function (state, batch) -> (state, metrics).
 
     axis_name: the mapped axis over whose devices gradients and losses are averaged, the model's own `axis_name`; None
-    where the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one forward
-    and backward each; losses are normalised over all of them (`_normalizers`), so that, statistics of batch norm apart,
-    the update is that of the whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t))
-    at step t.
-    Metrics, float32 scalars equal on all devices: loss, loss_<term> for each term of the model, lr, and grad_norm before
-    clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
+    where the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one
+    forward and backward each; losses are normalised over all of them (`_normalizers`), so that, statistics of batch
+    norm apart, the update is that of the whole batch. ema: decay of the average, with the usual warm-up
+    min(ema, (1 + t) / (10 + t)) at step t.
+    Metrics, float32 scalars equal on all devices: loss, loss_<term> for each term of the model, lr, and grad_norm
+    before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
 
     def losses_of(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, jax.Array], Any]:
@@ -141,7 +153,7 @@ def make_train_step(
             "loss": jnp.asarray(sum(losses.values())),
             **{f"loss_{name.removeprefix('loss_')}": value for name, value in losses.items()},
             "lr": schedule(state.step),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         state = TrainState(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average

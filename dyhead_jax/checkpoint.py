@@ -1,0 +1,241 @@
+"""Checkpoints of a run, by Orbax: <workdir>/checkpoints/<step>/ with five items.
+
+    variables   {"params", "batch_stats"}, what a model needs
+    average     the same, averaged over steps; only with config.optim.ema
+    optimizer   its state, and the step
+    data        the input iterator's position, one small file for each process
+    meta        JSON: the config, class names, category ids, evaluation
+
+Arrays are stored whole, free of devices, so that a run may go on with another number of them. A save is written beside
+and renamed when complete: a kill at any moment leaves the earlier checkpoints as they are.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from grain.checkpoint import CheckpointRestore, CheckpointSave
+
+from dyhead_jax import config as configs
+from dyhead_jax import detectors
+from dyhead_jax.command import one_line
+from dyhead_jax.config import Config
+from dyhead_jax.steps import TrainState, init_variables
+
+managers = ocp.checkpoint_managers
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, broken or of another model; the message names its folder."""
+
+
+class Checkpoints:
+    """The checkpoints in a folder. Keeps the last `max_to_keep` and besides the one of the best AP.
+
+    Opening a folder for writing removes what a killed save left. Use as a context manager, or call `close`, which waits
+    for the save under way.
+    """
+
+    def __init__(self, folder: str | Path, *, max_to_keep: int = 3, read_only: bool = False):
+        self.folder = Path(folder).resolve()
+        best = managers.BestN(get_metric_fn=_ap, n=1, keep_checkpoints_without_metrics=False)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(max_to_keep), best]),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are complete, in order."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def save(
+        self,
+        state: TrainState,
+        meta: dict[str, Any],
+        *,
+        data_state: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Begins to save and returns; the rest happens in a thread. A save of the same step again does nothing.
+
+        state: host arrays that nobody changes. meta: JSON values. data_state: `get_state()` of the input iterator at
+        this step. metrics: "AP" of this step, where it was evaluated.
+        """
+        step = int(state.step)
+        if step in self.steps():
+            return
+        items: dict[str, Any] = {
+            "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
+            "optimizer": ocp.args.StandardSave(_optimizer(state)),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if state.average is not None:
+            items["average"] = ocp.args.StandardSave(state.average)
+        if data_state is not None:
+            items["data"] = CheckpointSave(_Position(data_state))
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+    def restore(self, step: int, like: TrainState, iterator: Any = None) -> tuple[TrainState, bool]:
+        """The state at a step, as host arrays, and whether the iterator was set to its position.
+
+        like: a state of the same run (arrays or jax.ShapeDtypeStruct, no leading axes of devices). iterator: a grain
+        iterator; its position is absent (False) when the run had another number of processes.
+        Raises CheckpointError.
+        """
+        variables = {"params": like.params, "batch_stats": like.batch_stats}
+        average = None
+        variables = self._arrays(step, "variables", variables)
+        optimizer = self._arrays(step, "optimizer", _optimizer(like))
+        if like.average is not None:
+            average = self._arrays(step, "average", like.average)
+        state = TrainState(
+            step=optimizer["step"],
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state=optimizer["opt_state"],
+            average=average,
+        )
+        name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+        found = iterator is not None and (self.folder / str(step) / "data" / name).exists()
+        if found:
+            self._restore(step, "data", CheckpointRestore(iterator))
+        return state, found
+
+    def variables(self, step: int, like: Any, *, average: bool) -> Any:
+        """Only {"params", "batch_stats"} of a checkpoint, the averaged ones if asked for. Raises CheckpointError."""
+        return self._arrays(step, "average" if average else "variables", like)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The meta that was saved. Raises CheckpointError."""
+        meta = self._restore(step, "meta", ocp.args.JsonRestore())
+        if not isinstance(meta, dict):
+            raise CheckpointError(f"{self.folder / str(step)}: 'meta' is not a JSON object")
+        return meta
+
+    def wait(self) -> None:
+        """Returns when the save under way is complete."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _arrays(self, step: int, item: str, like: Any) -> Any:
+        # Targets without memory of their own; NumPy targets give NumPy arrays, whatever devices there are.
+        target = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
+        found = self._restore(step, item, ocp.args.StandardRestore(target))
+        for (path, want), have in zip(jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(found), strict=True):
+            if have.shape != want.shape:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise CheckpointError(
+                    f"{self.folder / str(step)}: {name} has shape {have.shape}, the model wants {want.shape}"
+                )
+        return found
+
+    def _restore(self, step: int, item: str, args: Any) -> Any:
+        where = self.folder / str(step)
+        if not (where / item).is_dir():
+            raise CheckpointError(f"{where}: the checkpoint has no '{item}'")
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise CheckpointError(f"{where}: '{item}' cannot be restored: {one_line(error)[:300]}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceModel:
+    """A trained model. model.apply(variables, images, sizes, method="detect"); class names and ids by label."""
+
+    config: Config
+    model: Any
+    variables: Any
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    step: int
+
+
+def make_meta(
+    config: Config,
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    evaluation: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """The meta of a checkpoint that `load_for_inference` can read. category_ids, class_names: by label."""
+    return {
+        "config": json.loads(configs.to_json(config)),
+        "class_names": list(class_names),
+        "category_ids": [int(i) for i in category_ids],
+        "evaluation": evaluation,
+    }
+
+
+def load_for_inference(workdir: str | Path, step: int | None = None) -> InferenceModel:
+    """The model of a run: averaged weights where config.optim.ema is on. step: None is the latest checkpoint.
+
+    Raises CheckpointError, which names the folder, when there is none, or it is broken.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not Path(workdir).is_dir():
+        raise CheckpointError(f"{workdir}: no such folder")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; is {workdir} the workdir of a run?")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise CheckpointError(f"{folder} has no complete checkpoint")
+        if step is None:
+            step = steps[-1]
+        if step not in steps:
+            raise CheckpointError(f"{folder} has no step {step}; it has {', '.join(map(str, steps))}")
+        meta = checkpoints.meta(step)
+        where = f"{folder / str(step)}: meta"
+        missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
+        if missing:
+            raise CheckpointError(f"{where} has no {', '.join(missing)}")
+        config = configs.from_json(json.dumps(meta["config"]), where)
+        model = detectors.build(config.model)
+        like = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))
+        variables = checkpoints.variables(step, like, average=config.optim.ema > 0)
+    return InferenceModel(
+        config=config,
+        model=model,
+        variables=variables,
+        class_names=tuple(meta["class_names"]),
+        category_ids=tuple(meta["category_ids"]),
+        step=step,
+    )
+
+
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _ap(metrics: Any) -> float:
+    return metrics["AP"]
+
+
+class _Position:
+    """Stands for an iterator where it was at an earlier step; the real one has read ahead."""
+
+    def __init__(self, state: dict[str, Any]):
+        self._state = state
+
+    def get_state(self) -> bytes:
+        return json.dumps(self._state, indent=4).encode()

@@ -1,0 +1,112 @@
+"""Every way to use the devices gives one and the same update."""
+
+import jax
+import numpy as np
+import pytest
+
+from dyhead_jax import config as configs
+from dyhead_jax import optim, parallel, steps
+from tests import tiny_detector
+from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_difference
+
+OPTIM = configs.OptimConfig(learning_rate=0.05, warmup_steps=2, warmup_start=0.5, clip_norm=1.0, ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    model = TinyDetector()
+    return jax.device_get(
+        jax.jit(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
+    )
+
+
+def run(kind, variables, *, accumulate=1, batch_norm=True, count=3, size=16):
+    devices = parallel.make(kind, size, accumulate)
+    model = TinyDetector(axis_name=devices.axis_name, batch_norm=batch_norm)
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
+    state = devices.replicate(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
+    step = devices.train_step(
+        steps.make_train_step(
+            model, optimizer, schedule, axis_name=devices.axis_name, accumulate=accumulate, ema=OPTIM.ema
+        )
+    )
+    history = []
+    for i in range(count):
+        state, metrics = step(state, devices.put(make_batch(size, i)))
+        history.append(devices.unreplicate(metrics))
+    return devices.unreplicate(state), history
+
+
+@pytest.fixture(scope="module")
+def single(variables):
+    return run("single", variables)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "jit"])
+def test_the_update_is_that_of_one_device(kind, variables, single):
+    assert jax.device_count() == 8
+    state, history = run(kind, variables)
+    assert max_relative_difference(state.params, single[0].params) < 1e-5
+    assert max_relative_difference(state.batch_stats, single[0].batch_stats) < 1e-5
+    assert max_relative_difference(state.average, single[0].average) < 1e-5
+    assert max_relative_difference(state.opt_state, single[0].opt_state) < 1e-4
+    for a, b in zip(history, single[1], strict=True):
+        assert max_relative_difference(a, b) < 1e-5
+    assert max_relative_difference(state.params, variables["params"]) > 1e-3  # it did train
+    assert max_relative_difference(state.batch_stats, variables["batch_stats"]) > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "accumulate"), [("single", 4), ("pmap", 2), ("jit", 2)])
+def test_micro_batches_are_the_whole_batch(kind, accumulate, variables):
+    whole, whole_history = run("single", variables, batch_norm=False)
+    parts, history = run(kind, variables, batch_norm=False, accumulate=accumulate)
+    assert max_relative_difference(parts.params, whole.params) < 1e-5
+    assert max_relative_difference(history, whole_history) < 1e-5
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    with pytest.raises(parallel.ParallelError, match=r"config\.data\.batch_size=12 is not a multiple of 8 devices"):
+        parallel.make("pmap", 12)
+    with pytest.raises(parallel.ParallelError, match=r"config\.optim\.accumulate=4"):
+        parallel.make("jit", 16, 4)
+    with pytest.raises(parallel.ParallelError, match=r"config\.run\.parallel"):
+        parallel.make("shards", 16)
+    parallel.make("single", 12)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "jit", "single"])
+def test_replicate_round_trip_and_no_alias(kind):
+    devices = parallel.make(kind, 8)
+    tree = {"a": np.arange(3, dtype=np.float32), "b": np.int32(7)}
+    placed = devices.replicate(tree)
+    back = devices.unreplicate(placed)
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert back["b"] == 7
+    back["a"][0] = 100  # a copy: the device's own must not change
+    assert devices.unreplicate(placed)["a"][0] == 0
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_detect_on_all_devices_is_detect_on_one(size, variables):
+    detect = steps.make_detect(TinyDetector())
+    batch = make_batch(size)
+    sizes = batch.ground_truth.sizes
+    found = parallel.map_detect(detect)(parallel.local_variables(variables), batch.images, sizes)
+    wanted = jax.jit(detect)(variables, batch.images, sizes)
+    assert leaves(found).keys() == leaves(wanted).keys()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_prefetch_keeps_order_and_reads_one_ahead():
+    read = []
+
+    def source():
+        for i in range(5):
+            read.append(i)
+            yield i
+
+    items = parallel.prefetch(source(), lambda x: x * 10)
+    assert next(items) == 0
+    assert read == [0, 1]
+    assert list(items) == [10, 20, 30, 40]
