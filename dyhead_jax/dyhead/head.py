@@ -46,7 +46,7 @@ class DyHeadBlock(nn.Module):
     coarse_offsets: str = "flat"
     norm_groups: int = 16
     dcn_bias: bool = True
-    init: str = "official"
+    lineage: str = "official"
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
 
@@ -71,7 +71,7 @@ class DyHeadBlock(nn.Module):
             coarse_offsets=self.coarse_offsets,
             norm_groups=self.norm_groups,
             dcn_bias=self.dcn_bias,
-            init=self.init,
+            lineage=self.lineage,
             implementation=self.implementation,
             dtype=self.dtype,
         )
@@ -94,7 +94,7 @@ class DyHead(nn.Module):
     coarse_offsets: str = "flat"
     norm_groups: int = 16
     dcn_bias: bool = True
-    init: str = "official"
+    lineage: str = "official"
     implementation: str = "auto"
     remat: bool = False
     scan: bool = False
@@ -112,7 +112,7 @@ class DyHead(nn.Module):
         options = {
             name: getattr(self, name)
             for name in (
-                "features", "spatial", "scale", "task", "coarse_offsets", "norm_groups", "dcn_bias", "init",
+                "features", "spatial", "scale", "task", "coarse_offsets", "norm_groups", "dcn_bias", "lineage",
                 "implementation", "dtype",
             )
         }  # fmt: skip

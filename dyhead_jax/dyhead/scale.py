@@ -11,11 +11,11 @@ class ScaleAttention(nn.Module):
     """Mean of the candidates f of one level, each weighted by a(f) = hsig(relu(conv1x1(mean over h, w of f))).
 
     The weights lie in [0.5, 1]. Pooling and the weight are float32.
-    The 1x1 convolution starts as N(0, 0.01) with bias 0 in every lineage; `init` tells the hard sigmoid's.
+    The 1x1 convolution starts as N(0, 0.01) with bias 0 in every lineage; `lineage` tells the hard sigmoid's.
     Source: paper equation 3; official code `AttnConv` (which uses (x+3)/6 where the paper has (x+1)/2).
     """
 
-    init: str = "official"
+    lineage: str = "official"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -26,6 +26,6 @@ class ScaleAttention(nn.Module):
         for f in candidates:
             wide = jnp.promote_types(f.dtype, jnp.float32)
             pooled = jnp.mean(f.astype(wide), axis=(1, 2))
-            weight = hard_sigmoid(nn.relu(gate(pooled)), self.init.split("_")[0])
+            weight = hard_sigmoid(nn.relu(gate(pooled)), self.lineage.split("_")[0])
             total = total + weight.astype(f.dtype).reshape(-1, 1, 1, 1) * f
         return total / len(candidates)

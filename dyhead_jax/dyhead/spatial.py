@@ -21,7 +21,7 @@ class SpatialAttention(nn.Module):
 
     features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5;
     dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
-    init: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
+    lineage: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
     N(0, 0.01) ("mmdet") or zero ("mmdet_simple"), bias 0 in the last two.
     Source: paper equation 4; official code `DyConv`; mmdetection `DyHeadBlock`.
     """
@@ -30,7 +30,7 @@ class SpatialAttention(nn.Module):
     coarse_offsets: str = "flat"
     norm_groups: int = 16
     dcn_bias: bool = True
-    init: str = "official"
+    lineage: str = "official"
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
 
@@ -56,11 +56,11 @@ class SpatialAttention(nn.Module):
 
     def _predict(self, pyramid: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         """Offsets (b, h, w, 9, 2) and masks (b, h, w, 9) of each level."""
-        if self.init == "official":
+        if self.lineage == "official":
             kernel = bias = torch_uniform(TAPS * pyramid[0].shape[-1])
         else:
             bias = nn.initializers.zeros
-            kernel = bias if self.init == "mmdet_simple" else nn.initializers.normal(0.01)
+            kernel = bias if self.lineage == "mmdet_simple" else nn.initializers.normal(0.01)
         conv = nn.Conv(3 * TAPS, (3, 3), padding=1, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name="offset")
         offsets, masks = [], []
         for x in pyramid:
@@ -101,7 +101,7 @@ class SpatialAttention(nn.Module):
 class PlainNeighbours(nn.Module):
     """Spatial attention switched off: plain 3x3 convolutions of the same three maps, each with its GroupNorm.
 
-    init: kernels U(+-1/sqrt(9 c_in)), bias 0. Source: GLIP's `USE_DFCONV = False`.
+    Kernels start as U(+-1/sqrt(9 c_in)), bias 0. Source: GLIP's `USE_DFCONV = False`.
     """
 
     features: int = 256

@@ -12,12 +12,12 @@ class TaskAttention(nn.Module):
 
     theta = hsig(FC(relu(FC(mean over h, w of x)))) - 0.5 in c -> c/4 -> 4c, split in the order a1, b1, a2, b2;
     a1 = 2 theta + 1, a2 = 2 theta, b = theta. Pooling and the coefficients are float32.
-    init: "official" is PyTorch's Linear default; "mmdet" and "mmdet_simple" are N(0, 0.01) with bias 0.
+    lineage: "official" starts as PyTorch's Linear default; "mmdet" and "mmdet_simple" are N(0, 0.01) with bias 0.
     Source: Chen et al., Dynamic ReLU, 2020; paper equation 5; official code `DYReLU`.
     """
 
     reduction: int = 4
-    init: str = "official"
+    lineage: str = "official"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -27,14 +27,14 @@ class TaskAttention(nn.Module):
         hidden = max(channels // self.reduction, 1)
 
         def dense(features: int, fan_in: int, name: str) -> nn.Dense:
-            if self.init == "official":
+            if self.lineage == "official":
                 return nn.Dense(features, kernel_init=torch_uniform(fan_in), bias_init=torch_uniform(fan_in), name=name)
             return nn.Dense(features, kernel_init=nn.initializers.normal(0.01), name=name)
 
         pooled = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         squeezed = nn.relu(dense(hidden, channels, "squeeze")(pooled))
         expanded = dense(4 * channels, hidden, "expand")(squeezed)
-        theta = hard_sigmoid(expanded, self.init.split("_")[0]) - 0.5
+        theta = hard_sigmoid(expanded, self.lineage.split("_")[0]) - 0.5
         theta = theta.astype(x.dtype).reshape(-1, 1, 1, 4 * channels)
         a1, b1, a2, b2 = jnp.split(theta, 4, axis=-1)
         return jnp.maximum(x * (a1 * 2 + 1) + b1, x * (a2 * 2) + b2)

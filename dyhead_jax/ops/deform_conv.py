@@ -118,7 +118,7 @@ def deform_conv_levels(
     if masks is not None:
         blend = _by_tap([m[..., None] for m in masks], deform_groups)[..., 0].astype(y.dtype)
     flat = kernel.reshape(taps, *kernel.shape[2:])
-    out = _tap_loop(tuple(layouts), groups, _table(maps, deform_groups), y, x_, blend, flat)
+    out = _tap_loop(tuple(layouts), groups, deform_groups, list(maps), y, x_, blend, flat)
     if bias is not None:
         out = out + bias.astype(out.dtype).reshape(1, 1, -1)
     out = out.astype(maps[0].dtype)
@@ -173,6 +173,17 @@ def _table(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
     table = jnp.concatenate(rows, axis=1)
     batch, count, channels = table.shape
     return table.reshape(batch, count, deform_groups, channels // deform_groups).transpose(0, 2, 1, 3)
+
+
+def _maps(table: jax.Array, layouts: Sequence[Layout], like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The transpose of `_table`: rows back to maps, without the border."""
+    rows = table.transpose(0, 2, 1, 3).reshape(table.shape[0], table.shape[2], -1)
+    maps = []
+    for layout, x in zip(layouts, like, strict=True):
+        h, w = layout.height + 2, layout.width + 2
+        piece = rows[:, layout.start : layout.start + h * w].reshape(rows.shape[0], h, w, -1)
+        maps.append(piece[:, 1:-1, 1:-1].astype(x.dtype))
+    return maps
 
 
 def _by_tap(per_level: Sequence[jax.Array], deform_groups: int) -> jax.Array:
@@ -255,17 +266,34 @@ def _project(values: jax.Array, matrix: jax.Array, groups: int, wide) -> jax.Arr
     return jnp.einsum("bpnc,cnd->bpnd", v, m, preferred_element_type=wide).reshape(*values.shape[:2], -1)
 
 
+def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
+    """For g (b, p, c_out), the gradient of `_project`: of its values, and a function of the values to that of matrix."""
+    if groups == 1:
+        d_values = jnp.einsum("bpd,cd->bpc", g, matrix, preferred_element_type=wide)
+        return d_values, lambda v: jnp.einsum("bpc,bpd->cd", v, g, preferred_element_type=wide)
+    by_group = g.reshape(*g.shape[:2], groups, -1)
+    m = matrix.reshape(matrix.shape[0], groups, -1)
+    d_values = jnp.einsum("bpnd,cnd->bpnc", by_group, m, preferred_element_type=wide).reshape(*g.shape[:2], -1)
+
+    def d_matrix(values):
+        v = values.reshape(*values.shape[:2], groups, -1)
+        return jnp.einsum("bpnc,bpnd->cnd", v, by_group, preferred_element_type=wide).reshape(matrix.shape)
+
+    return d_values, d_matrix
+
+
 def _zeros(table: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
     """Zeros taken from the table's border, so that inside shard_map they vary over devices as a loop carry must."""
     return jnp.broadcast_to(table[:1, :1, :1, :1].reshape((1,) * len(shape)).astype(dtype), shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _tap_loop(layouts, groups, table, y, x, mask, kernel):
-    """Sum over taps. table (b, g, rows, c // g); y, x, mask (k, b, g, p); kernel (k, c_in // groups, c_out).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _tap_loop(layouts, groups, deform_groups, maps, y, x, mask, kernel):
+    """Sum over taps. maps as `deform_conv_levels`; y, x, mask (k, b, g, p); kernel (k, c_in // groups, c_out).
 
     Returns (b, p, c_out), float32 or wider.
     """
+    table = _table(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
 
     def tap(total, inputs):
@@ -278,52 +306,45 @@ def _tap_loop(layouts, groups, table, y, x, mask, kernel):
     return jax.lax.scan(tap, zero, (y, x, mask, kernel))[0]
 
 
-def _tap_loop_fwd(layouts, groups, table, y, x, mask, kernel):
-    return _tap_loop(layouts, groups, table, y, x, mask, kernel), (table, y, x, mask, kernel)
+def _tap_loop_fwd(layouts, groups, deform_groups, maps, y, x, mask, kernel):
+    # the maps live on as the block's input; the table is cheaper to make again than to keep
+    return _tap_loop(layouts, groups, deform_groups, maps, y, x, mask, kernel), (maps, y, x, mask, kernel)
 
 
-def _tap_loop_bwd(layouts, groups, residuals, g):
-    table, y, x, mask, kernel = residuals
+def _tap_loop_bwd(layouts, groups, deform_groups, residuals, g):
+    maps, y, x, mask, kernel = residuals
+    table = _table(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
-    deform_groups = table.shape[1]
     g = g.astype(table.dtype)
 
     def tap(d_table, inputs):
         y, x, mask, matrix = inputs
         s = _samples(layouts, y, x, mask)
-        # gradient of the blended values: g times the transposed matrix
-        if groups == 1:
-            d_value = jnp.einsum("bpd,cd->bpc", g, matrix.astype(table.dtype), preferred_element_type=wide)
-        else:
-            m = matrix.astype(table.dtype).reshape(matrix.shape[0], groups, -1)
-            gn = g.reshape(*g.shape[:2], groups, -1)
-            d_value = jnp.einsum("bpnd,cnd->bpnc", gn, m, preferred_element_type=wide).reshape(*g.shape[:2], -1)
+        d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
         d_value = _divide(d_value, deform_groups)
-        value, dots = 0.0, []
-        for row, w in _corners(s):
-            corner = _gather(table, row)
-            value = value + (w * s.mask)[..., None].astype(wide) * corner
-            dots.append(jnp.sum(d_value * corner, axis=-1).astype(y.dtype))
-            d_table = _scatter_add(d_table, row, (w * s.mask)[..., None].astype(wide) * d_value)
-        value = _merge(value).astype(table.dtype)
-        if groups == 1:
-            d_matrix = jnp.einsum("bpc,bpd->cd", value, g, preferred_element_type=wide)
-        else:
-            v = value.reshape(*value.shape[:2], groups, -1)
-            gn = g.reshape(*g.shape[:2], groups, -1)
-            d_matrix = jnp.einsum("bpnc,bpnd->cnd", v, gn, preferred_element_type=wide).reshape(matrix.shape)
+
+        def corner(carry, inputs):  # one after the other, so that only one corner's rows are alive
+            d_table, value = carry
+            row, weight = inputs
+            weight = (weight * s.mask)[..., None].astype(wide)
+            pixels = _gather(table, row)
+            dot = jnp.sum(d_value * pixels, axis=-1).astype(y.dtype)
+            return (_scatter_add(d_table, row, weight * d_value), value + weight * pixels), dot
+
+        rows, weights = (jnp.stack(v) for v in zip(*_corners(s), strict=True))
+        (d_table, value), dots = jax.lax.scan(corner, (d_table, jnp.zeros_like(d_value)), (rows, weights))
+        d_matrix = d_matrix_of(_merge(value).astype(table.dtype)).astype(kernel.dtype)
         top_left, top_right, low_left, low_right = dots
         d_y = s.mask * ((1 - s.fx) * (low_left - top_left) + s.fx * (low_right - top_right))
         d_x = s.mask * ((1 - s.fy) * (top_right - top_left) + s.fy * (low_right - low_left))
         d_mask = None
         if mask is not None:
-            blended = sum(w * dot for (_, w), dot in zip(_corners(s), dots, strict=True))
-            d_mask = jnp.where(s.inside, blended, 0.0)
-        return d_table, (d_y, d_x, d_mask, d_matrix.astype(kernel.dtype))
+            d_mask = jnp.where(s.inside, jnp.sum(weights * dots, axis=0), 0.0)
+        return d_table, (d_y, d_x, d_mask, d_matrix)
 
     zero = _zeros(table, table.shape, wide)
     d_table, (d_y, d_x, d_mask, d_kernel) = jax.lax.scan(tap, zero, (y, x, mask, kernel))
-    return d_table.astype(table.dtype), d_y, d_x, d_mask, d_kernel
+    return _maps(d_table, layouts, maps), d_y, d_x, d_mask, d_kernel
 
 
 _tap_loop.defvjp(_tap_loop_fwd, _tap_loop_bwd)
