@@ -128,10 +128,19 @@ class Bottleneck(nn.Module):
                 kernel_init=nn.initializers.zeros,
                 name="conv2_offset",
             )(y)
-            y = DeformConv(self.inner, second, self.groups, self.dtype, name="conv2")(y, *split_offsets(raw, self.deform))
+            y = DeformConv(self.inner, second, self.groups, self.dtype, name="conv2")(
+                y, *split_offsets(raw, self.deform)
+            )
         elif self.groups > 1:
             y = GroupedConv(
-                self.inner, 3, second, ((1, 1), (1, 1)), self.groups, dtype=self.dtype, kernel_init=he_normal, name="conv2"
+                self.inner,
+                3,
+                second,
+                ((1, 1), (1, 1)),
+                self.groups,
+                dtype=self.dtype,
+                kernel_init=he_normal,
+                name="conv2",
             )(y)
         else:
             y = conv(self.inner, 3, second, self.dtype, "conv2")(y)
@@ -145,9 +154,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet or ResNeXt: images to the maps C2 to C5. The fields are those of `config.ResNetConfig`.
 
-    Convolutions start He-normal by fan-out, norms at scale 1 and bias 0, offset convolutions at zero. Frozen stages keep
-    their batch norm in eval mode whatever `norm` says, and no gradient flows into them.
-    axis_name: the mapped axis over which `norm="sync"` averages statistics; None where one program sees the whole batch.
+    Convolutions start He-normal by fan-out, norms at scale 1 and bias 0, offset convolutions at zero. Frozen stages
+    keep their batch norm in eval mode whatever `norm` says, and no gradient flows into them.
+    axis_name: the mapped axis over which `norm="sync"` averages statistics; None where one program sees the batch.
     """
 
     depth: int = 50
@@ -210,7 +219,9 @@ class ResNet(nn.Module):
         choices = (("depth", tuple(DEPTHS)), ("style", STYLES), ("deform", DEFORM))
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
-                raise ValueError(f"backbone {name} is {getattr(self, name)!r}; it may be {', '.join(map(repr, allowed))}")
+                raise ValueError(
+                    f"backbone {name} is {getattr(self, name)!r}; it may be {', '.join(map(repr, allowed))}"
+                )
         if not DEPTHS[self.depth][0] and (self.groups > 1 or self.deform != "none"):
             raise ValueError(f"backbone depth {self.depth} has no bottlenecks: groups must be 1 and deform 'none'")
         if not set(self.deform_stages) <= {2, 3, 4, 5}:

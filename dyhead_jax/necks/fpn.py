@@ -29,9 +29,9 @@ class FPN(nn.Module):
 
     1x1 convolutions `lateral_i`, nearest upsampling and addition from coarse to fine, 3x3 convolutions `output_i`; then
     extra levels: 3x3 stride-2 convolutions `extra_i` starting from the last output ("p5") or the last backbone map
-    ("c5"), or every second pixel of the last level ("pool"). `relu_before_extra` puts a ReLU between extra convolutions.
-    Fewer `levels` than maps from `start` on gives the finest ones. No norms. Kernels start Xavier-uniform with zero bias
-    as in mmdetection (detectron2's `c2_xavier_fill` is uniform with bound sqrt(3 / fan_in)).
+    ("c5"), or every second pixel of the last level ("pool"). `relu_before_extra` puts a ReLU between the extra ones.
+    Fewer `levels` than maps from `start` on gives the finest ones. No norms. Kernels start Xavier-uniform, biases at
+    zero, as in mmdetection (detectron2's `c2_xavier_fill` is uniform too, with bound sqrt(3 / fan_in)).
     """
 
     features: int = 256

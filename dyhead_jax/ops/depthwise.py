@@ -122,9 +122,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -
     kh, kw = kernel.shape[:2]
     x = _pad(x, padding)
     rows, columns = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
-    return _sum_of_taps(
-        [(_tap(x, i, j, rows, columns, stride), kernel[i, j, 0]) for i in range(kh) for j in range(kw)]
-    )
+    return _sum_of_taps([(_tap(x, i, j, rows, columns, stride), kernel[i, j, 0]) for i in range(kh) for j in range(kw)])
 
 
 def _sum_of_taps(pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
@@ -146,9 +144,9 @@ def _depthwise_bwd(stride: int, padding: Padding, saved, dy: jax.Array):
 
 
 def _input_gradient(dy: jax.Array, kernel: jax.Array, shape, stride: int, padding: Padding) -> jax.Array:
-    """Gradient of x by phases: padded row stride * q + a meets only the taps a, a + stride, ... of output rows q, q-1, ...
+    """Gradient of x by phases, which saves the products with the zeros of a dilated dy.
 
-    No product with the zeros that a dilated dy would have.
+    Padded row stride * q + a meets only the taps a, a + stride, ... of output rows q, q - 1, ...
     """
     b, h, w, c = shape
     kh, kw = kernel.shape[:2]
@@ -174,7 +172,7 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, shape, stride: int, paddin
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Gradient of the kernel, sums in float32 or wider, one output row after the other so that the rows at work stay in cache."""
+    """Gradient of the kernel, summed in float32 or wider, one output row after the other: the rows stay in cache."""
     kh, kw = kernel.shape[:2]
     x = _pad(x, padding)
     rows, columns = dy.shape[1:3]
@@ -184,7 +182,9 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int
         seen = jax.lax.dynamic_slice_in_dim(x, p * stride, kh, axis=1).astype(wide)
         row = jax.lax.dynamic_slice_in_dim(dy, p, 1, axis=1).astype(wide)
         # Columns are summed after the loop: a sum over leading axes alone vectorises (6 times faster).
-        return jnp.stack([(_tap(seen, i, j, 1, columns, stride) * row).sum((0, 1)) for i in range(kh) for j in range(kw)])
+        return jnp.stack(
+            [(_tap(seen, i, j, 1, columns, stride) * row).sum((0, 1)) for i in range(kh) for j in range(kw)]
+        )
 
     # The first row outside the loop: a carry of zeros would not vary over a mapped axis as the sums do.
     total, _ = jax.lax.scan(lambda total, p: (total + one_row(p), None), one_row(0), jnp.arange(1, rows))

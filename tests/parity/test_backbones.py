@@ -1,0 +1,100 @@
+"""Backbones and necks against golden files: any case of the folder whose manifest describes one is run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dyhead_jax import names
+from dyhead_jax.backbones.resnet import ResNet
+from dyhead_jax.necks.fpn import FPN
+from tests.parity.goldens import Case, cases, folder, nhwc, relative
+
+TOLERANCE = 1e-5
+
+
+def _config(case: Case) -> dict:
+    """The mmdetection backbone that the manifest describes, or {}."""
+    params = case.manifest.get("params") or {}
+    config = params.get("config", params)
+    config = config.get("backbone", config)
+    return config if str(config.get("type")) in ("ResNet", "ResNeXt", "SwinTransformer") else {}
+
+
+def _has(case: Case, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in case.manifest["keys"])
+
+
+def _parameters(found: list[Case]) -> list:
+    skip = pytest.mark.skip(reason=f"no such golden case in {folder()}; set DYHEAD_GOLDENS")
+    return [pytest.param(case, id=case.name) for case in found] or [pytest.param(None, marks=skip)]
+
+
+BACKBONES = [c for c in cases("D") if _config(c)]
+RESNETS = [c for c in BACKBONES if "Res" in _config(c)["type"] and (_has(c, "backbone/c") or _has(c, "out/f0"))]
+NECKS = [c for c in BACKBONES if _has(c, "fpn/p") and _has(c, "backbone/c")]
+
+
+def _resnet(config: dict) -> ResNet:
+    dcn = config.get("dcn")
+    stages = config.get("stage_with_dcn", (False,) * 4)
+    return ResNet(
+        depth=config["depth"],
+        style={"pytorch": "torch", "caffe": "caffe"}[config["style"]],
+        width=config.get("base_channels", 64),
+        groups=config.get("groups", 1),
+        group_width=config.get("base_width", 64),
+        norm="eval" if config["norm_cfg"].get("requires_grad", True) else "frozen",
+        frozen_stages=config["frozen_stages"],
+        deform={"DCN": "v1", "DCNv2": "v2"}[dcn["type"]] if dcn else "none",
+        deform_stages=tuple(i + 2 for i, used in enumerate(stages) if used) if dcn else (),
+    )
+
+
+def _run(model, table, weights, inputs, count, dtype) -> list[np.ndarray]:
+    """The last `count` maps, as NCHW, of the model with the case's weights."""
+    model = model.clone(dtype=jnp.dtype(dtype))
+    inputs = jax.tree.map(lambda x: jnp.asarray(nhwc(x), dtype), inputs)
+    arguments = (inputs,) if isinstance(inputs, list) else (inputs, False)  # a neck, a backbone
+    init = lambda: model.init(jax.random.key(0), *arguments)  # noqa: E731
+    variables = jax.jit(init)() if table.optional else jax.eval_shape(init)  # an optional parameter needs a value
+    variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), names.load(table, weights, variables))
+    maps = jax.jit(lambda v: model.apply(v, *arguments))(variables)
+    return [np.asarray(m).transpose(0, 3, 1, 2) for m in maps[len(maps) - count :]]
+
+
+def _check(case: Case, model, table, weights, inputs, keys: list[str]) -> None:
+    """Within TOLERANCE in float32; or, where the manifest says how far the reference's own float32 is from its float64,
+    in float64 no further from the file than that: then our float64 is the reference's."""
+    got = _run(model, table, weights, inputs, len(keys), "float32")
+    errors = [relative(g, case[key]) for g, key in zip(got, keys, strict=True)]
+    if max(errors) <= TOLERANCE:
+        return
+    own = case.manifest.get("err_f32_vs_f64")
+    assert own, f"relative errors {errors}"
+    with jax.enable_x64(True):
+        got = _run(model, table, weights, inputs, len(keys), "float64")
+    for g, key, error in zip(got, keys, own, strict=True):
+        bound = 1.001 * error["maxabs"] + 1e-7 * error["scale"]
+        assert np.abs(g - case[key]).max() <= bound, f"{key}: float32 errors {errors}"
+    print(f"{case.name}: ill conditioned in float32 ({max(errors)}); taken in float64")
+
+
+@pytest.mark.parametrize("case", _parameters(RESNETS))
+def test_resnet_maps(case):
+    whole = _has(case, "w/backbone.")
+    weights = case.under("w/backbone." if whole else "w/")
+    keys = [f"backbone/c{i + 2}" if whole else f"out/f{i}" for i in range(4)]
+    _check(case, _resnet(_config(case)), names.resnet, weights, case["in/img"], keys)
+
+
+@pytest.mark.parametrize("case", _parameters(NECKS))
+def test_fpn_levels(case):
+    neck = case.manifest["params"]["config"]["neck"]
+    prefix, neck = ("w/neck.0.", neck[0]) if isinstance(neck, list) else ("w/neck.", neck)
+    maps = [case[f"backbone/c{i + 2}"] for i in range(len(neck["in_channels"]))]
+    extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[neck.get("add_extra_convs", False)]
+    start, levels = neck["start_level"], neck["num_outs"]
+    model = FPN(neck["out_channels"], start, levels, extra, neck.get("relu_before_extra_convs", False))
+    keys = [f"fpn/p{start + 2 + i}" for i in range(levels)]
+    _check(case, model, names.fpn_mmdet(len(maps) - start), case.under(prefix), maps, keys)
