@@ -1,0 +1,152 @@
+"""A golden case's mmdetection config as our ModelConfig, its weights as our variables, its boxes as our GroundTruth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dyhead_jax import names
+from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig, SwinConfig
+from dyhead_jax.detectors import build
+from dyhead_jax.names import Table
+from dyhead_jax.types import GroundTruth
+from tests.parity.goldens import Case, nhwc
+
+
+def resnet(c: dict) -> ResNetConfig:
+    trained = c["norm_cfg"].get("requires_grad", True)
+    dcn = c.get("dcn")
+    stages = [i + 2 for i, on in enumerate(c.get("stage_with_dcn", (False,) * 4)) if on] if dcn else []
+    return ResNetConfig(
+        depth=c["depth"],
+        style=c.get("style", "pytorch").replace("pytorch", "torch"),
+        width=c.get("base_channels", 64),
+        groups=c.get("groups", 1),
+        group_width=c.get("base_width", 64),
+        norm="eval" if trained else "frozen",
+        frozen_stages=c.get("frozen_stages", -1),
+        deform={None: "none", "DCN": "v1", "DCNv2": "v2"}[dcn and dcn["type"]],
+        deform_stages=tuple(stages),
+    )
+
+
+def swin(c: dict) -> SwinConfig:
+    return SwinConfig(
+        features=c["embed_dims"],
+        depths=tuple(c["depths"]),
+        heads=tuple(c["num_heads"]),
+        window=c.get("window_size", 7),
+        drop_path=c.get("drop_path_rate", 0.1),
+    )
+
+
+def fpn(c: dict) -> FPNConfig:
+    extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[c.get("add_extra_convs", False)]
+    return FPNConfig(
+        features=c["out_channels"],
+        start=c.get("start_level", 0),
+        levels=c["num_outs"],
+        extra=extra,
+        relu_before_extra=c.get("relu_before_extra_convs", False),
+    )
+
+
+def dyhead(c: dict | None, features: int) -> DyHeadConfig:
+    if c is None:
+        return DyHeadConfig(num_blocks=0, features=features)
+    lineage = "mmdet_simple" if c.get("zero_init_offset", True) else "mmdet"
+    return DyHeadConfig(num_blocks=c["num_blocks"], features=c["out_channels"], dcn_bias=False, lineage=lineage)
+
+
+def atss_head(c: dict) -> ATSSConfig:
+    head, test = c["bbox_head"], c["test_cfg"]
+    return ATSSConfig(
+        towers=head.get("stacked_convs", 4),
+        kernel=head.get("pred_kernel_size", 3),
+        anchor_scale=head["anchor_generator"]["octave_base_scale"],
+        center_offset=head["anchor_generator"].get("center_offset", 0.0),
+        topk=c["train_cfg"]["assigner"]["topk"],
+        box_std=tuple(head["bbox_coder"]["target_stds"]),
+        box_loss_weight=head["loss_bbox"]["loss_weight"],
+        giou_eps="floor",
+        delta_clamp="both",
+        rank_by="class",
+        clip_boxes="before",
+        train_in_padding=False,
+        empty_counts_one=True,
+        centerness_floor=1.0,
+        score_threshold=test["score_thr"],
+        nms_threshold=test["nms"]["iou_threshold"],
+        nms_candidates=test["nms_pre"],
+        max_detections=test["max_per_img"],
+    )
+
+
+# detector type -> (our head config, the name table of the head)
+HEADS = {"ATSS": (atss_head, lambda config: names.atss_mmdet.under("bbox_head.", ""))}
+
+
+def model_config(c: dict) -> ModelConfig:
+    """mmdetection's model dict to ours."""
+    necks = c["neck"] if isinstance(c["neck"], list) else [c["neck"]]
+    pyramid = fpn(necks[0])
+    blocks = dyhead(necks[1] if len(necks) > 1 else None, pyramid.features)
+    pre = c["data_preprocessor"]
+    head = c.get("bbox_head") or c["roi_head"]["bbox_head"]
+    return ModelConfig(
+        num_classes=head["num_classes"],
+        pixel_mean=tuple(pre["mean"]),
+        pixel_std=tuple(pre["std"]),
+        pad_divisor=pre["pad_size_divisor"],
+        backbone=swin(c["backbone"]) if c["backbone"]["type"] == "SwinTransformer" else resnet(c["backbone"]),
+        neck=pyramid,
+        dyhead=blocks,
+        head=HEADS[c["type"]][0](c),
+    )
+
+
+def name_table(c: dict) -> Table:
+    backbone = names.swin_mmdet if c["backbone"]["type"] == "SwinTransformer" else names.resnet
+    necks = c["neck"] if isinstance(c["neck"], list) else [c["neck"]]
+    used = len(necks[0]["in_channels"]) - necks[0].get("start_level", 0)
+    listed = isinstance(c["neck"], list)
+    table = backbone.under("backbone.", "backbone")
+    table += names.fpn_mmdet(used).under("neck.0." if listed else "neck.", "neck")
+    if len(necks) > 1:
+        table += names.mmdet_dyhead(necks[1]["num_blocks"]).under("neck.1.", "dyhead")
+    return table + HEADS[c["type"]][1](c)
+
+
+def load(case: Case, c: dict, weights: dict[str, np.ndarray], dtype: str = "float32", axis_name: str | None = None):
+    """The model and its variables, every parameter of both sides accounted for."""
+    config = model_config(c)
+    model = build(config, axis_name=axis_name).clone(dtype=jnp.dtype(dtype))
+    if dtype != "float32":
+        parts = {n: getattr(model, n).clone(dtype=jnp.dtype(dtype)) for n in ("backbone", "neck", "dyhead")}
+        model = model.clone(**parts)
+    images = jax.ShapeDtypeStruct((1, *case["in/img"].shape[2:], 3), jnp.float32)
+    sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    shapes = jax.eval_shape(lambda k, i, s: model.init(k, i, s, method="detect"), jax.random.key(0), images, sizes)
+    variables = names.load(name_table(c), weights, shapes)
+    return model, jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
+
+
+def ground_truth(case: Case, dtype: str = "float32", padded: int = 12) -> GroundTruth:
+    """gt/<i>.bboxes and gt/<i>.labels, padded; sizes from in/img_shape where the case has it."""
+    count = case["in/img"].shape[0]
+    boxes, labels = np.zeros((count, padded, 4)), np.zeros((count, padded), np.int32)
+    mask = np.zeros((count, padded), bool)
+    for i in range(count):
+        n = len(case[f"gt/{i}.bboxes"])
+        boxes[i, :n], labels[i, :n], mask[i, :n] = case[f"gt/{i}.bboxes"], case[f"gt/{i}.labels"], True
+    sizes = jnp.asarray(case["in/img_shape"], jnp.int32) if "in/img_shape" in case else None
+    return GroundTruth(
+        boxes=jnp.asarray(boxes, dtype),
+        labels=jnp.asarray(labels),
+        mask=jnp.asarray(mask),
+        crowd=jnp.zeros_like(mask),
+        sizes=sizes,
+    )
+
+
+def images(case: Case, dtype: str = "float32"):
+    return jnp.asarray(nhwc(case["in/img"]), dtype)
