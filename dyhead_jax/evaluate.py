@@ -294,11 +294,6 @@ def evaluate_split(
     return coco_metrics(split.coco(), results, where="detections of the model"), results
 
 
-def detector(model: Any, variables: Any) -> Detect:
-    """`detect(images, sizes)` of a Linen detector with its variables, jitted."""
-    return partial(jax.jit(partial(model.apply, method="detect")), variables)
-
-
 def _main() -> None:
     parser = command.parser(
         "python -m dyhead_jax.evaluate",
@@ -310,7 +305,7 @@ def _main() -> None:
         "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json",
     )
     parser.add_argument("--workdir", type=Path, help="folder of a training run: config.json and checkpoints/")
-    parser.add_argument("--step", type=int, help="checkpoint to take (default: the best or latest one)")
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--split", default="val", choices=("val", "train"), help="part of the data set (default: val)")
     parser.add_argument("--data", help="folder of the data set, when it is not where the config says")
     parser.add_argument("--out", type=Path, help="also write the detections to this JSON file, as COCO results")
@@ -342,7 +337,10 @@ def _main() -> None:
 
 
 def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
+    # orbax and the model take seconds to import; scoring a file does without
     from dyhead_jax.checkpoint import load_for_inference
+    from dyhead_jax.parallel import local_variables, map_detect
+    from dyhead_jax.steps import make_detect
 
     loaded = load_for_inference(options.workdir, options.step)
     data = loaded.config.data
@@ -355,7 +353,8 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
             f" {options.workdir} has {len(loaded.category_ids)}, ids {_ids(loaded.category_ids)}"
         )
     print(f"step {loaded.step}, {len(split)} images of {options.split}", flush=True)
-    metrics, results = evaluate_split(detector(loaded.model, loaded.variables), split, data)
+    detect = partial(map_detect(make_detect(loaded.model)), local_variables(loaded.variables))
+    metrics, results = evaluate_split(detect, split, data)
     return split.coco(), metrics, results
 
 
