@@ -1,0 +1,253 @@
+"""Batches for the device: Grain runs the loading, `plan` says what is loaded, `transforms` what happens to it.
+
+Images stay uint8 and padded with zeros at the bottom and right; normalising them is the device's work. Everything
+random about a record follows from (seed, step, row of the global batch) alone: not from the host, the worker or what
+came before. So a run resumed at a step sees what an uninterrupted one would have seen, and hosts together see what one
+host would have seen alone.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import grain
+import numpy as np
+
+from dyhead_jax.config import DataConfig
+from dyhead_jax.data.plan import Canvas, Plan, choose_canvases
+from dyhead_jax.data.plan import eval_batches as plan_eval_batches
+from dyhead_jax.data.source import DataError, Split
+from dyhead_jax.data.transforms import EvalTransform, Placed, TrainTransform
+from dyhead_jax.types import Batch, GroundTruth
+
+_LAST_STEP = 2**40  # the schedule has no end; Grain wants one
+
+
+class Loaded(NamedTuple):
+    """This host's rows of a batch, numpy arrays.
+
+    batch: images and ground truth with sizes, crowd boxes among it (mask and crowd are both True); image_ids: (b,)
+    int64, -1 in a row that only fills up; scales: (b, 2) float32 (y, x), resized over original size; left_out: (b,)
+    int32, boxes of the image that the transforms or `max_boxes` removed.
+    """
+
+    batch: Batch
+    image_ids: np.ndarray
+    scales: np.ndarray
+    left_out: np.ndarray
+
+
+def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]:
+    """The rows (n,) int64 of `split` to train on, and notes on what is left out of training for this config.
+
+    Raises DataError when nothing is left.
+    """
+    counts = np.asarray(split.box_counts)
+    rows, notes = np.arange(len(split)), []
+    if data.skip_empty:
+        rows = np.flatnonzero(counts > 0)
+        if len(rows) < len(split):
+            notes.append(f"{len(split) - len(rows)} of {len(split)} images without boxes left out (data.skip_empty)")
+    if not len(rows):
+        raise DataError("the training split has no image with a box; data.skip_empty=False would train on empty images")
+    if many := int((counts > data.max_boxes).sum()):
+        notes.append(f"{many} images have more than data.max_boxes={data.max_boxes} boxes; the largest are kept")
+    return rows, notes
+
+
+class TrainIterator(grain.DatasetIterator[Loaded]):
+    """Endless batches. The state is the next step, as JSON for `grain.checkpoint`, and fits any number of workers."""
+
+    def __init__(self, load: "_TrainLoader", start_step: int, workers: int):
+        super().__init__()
+        self._load = load
+        self._step = start_step
+        self._workers = workers
+        self._inner: grain.DatasetIterator[Loaded] | None = None
+
+    def __next__(self) -> Loaded:
+        inner = self._inner = self._inner or self._start()
+        loaded = next(inner)
+        self._step += 1
+        return loaded
+
+    def get_state(self) -> dict[str, Any]:
+        """{"step": the step whose batch comes next}."""
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues at the step of `state`. Raises DataError for the state of something else."""
+        step = state.get("step") if isinstance(state, dict) else None
+        if not isinstance(step, int) or step < 0:
+            raise DataError(f"{state!r} is not the state of a training iterator")
+        self.close()
+        self._step = step
+
+    def start_prefetch(self) -> None:
+        """Begins to load ahead."""
+        if self._inner is None:
+            self._inner = self._start()
+
+    def close(self) -> None:
+        """Ends threads and worker processes; the next batch starts them again."""
+        if self._inner is not None:
+            self._inner.close()
+        self._inner = None
+
+    def __str__(self) -> str:
+        return f"TrainIterator(step={self._step}, workers={self._workers})"
+
+    def _start(self) -> grain.DatasetIterator[Loaded]:
+        steps = grain.MapDataset.range(self._step, _LAST_STEP).map(self._load)
+        if self._workers == 0:
+            inner = iter(steps.to_iter_dataset(_threads()))
+        else:
+            one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+            inner = iter(steps.to_iter_dataset(one).mp_prefetch(options))
+        inner.start_prefetch()
+        return inner
+
+
+def train_batches(
+    split: Split,
+    data: DataConfig,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_step: int = 0,
+) -> TrainIterator:
+    """This host's rows [i * B / P, (i + 1) * B / P) of the global batches of `data.batch_size` B from `start_step` on.
+
+    Loads ahead in threads, or in `data.workers` processes. Raises DataError when B is not a multiple of the number of
+    hosts P or there is nothing to train on; an unreadable image raises DataError from `next`.
+    """
+    rows, _ = train_images(split, data)
+    own = _own_rows("data.batch_size", data.batch_size, process_index, process_count)
+    canvas_of = choose_canvases(split.sizes[rows], data.canvases, max(data.short_side), data.long_side)
+    groups = tuple(rows[canvas_of == canvas] for canvas in range(len(data.canvases)))
+    transform = TrainTransform(
+        short_side=tuple(data.short_side),
+        short_side_choice=data.short_side_choice,
+        long_side=data.long_side,
+        scale_jitter=data.scale_jitter,
+        color_jitter=data.color_jitter,
+        flip=data.flip,
+        min_box_side=data.min_box_side,
+    )
+    plan = Plan(groups, data.batch_size, seed)
+    load = _TrainLoader(split, plan, data.canvases, transform, own, data.max_boxes)
+    return TrainIterator(load, start_step, data.workers)
+
+
+def eval_batches(split: Split, data: DataConfig, *, process_index: int = 0, process_count: int = 1) -> Iterator[Loaded]:
+    """This host's rows of the evaluation batches: every image exactly once over all hosts.
+
+    Batches have `data.eval_batch_size` rows over all hosts, and every host gets as many, on the same canvases in the
+    same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes. Raises as `train_batches` does.
+    """
+    own = _own_rows("data.eval_batch_size", data.eval_batch_size, process_index, process_count)
+    canvas_of = choose_canvases(split.sizes, data.canvases, max(data.short_side), data.long_side)
+    batches = plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size)
+    transform = EvalTransform(tuple(data.short_side), data.long_side)
+    load = _EvalLoader(split, batches, data.canvases, transform, own, data.max_boxes)
+    return iter(grain.MapDataset.range(len(batches)).map(load).to_iter_dataset(_threads()))
+
+
+def eval_batch_count(split: Split, data: DataConfig) -> int:
+    """How many batches `eval_batches` gives."""
+    canvas_of = choose_canvases(split.sizes, data.canvases, max(data.short_side), data.long_side)
+    return len(plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size))
+
+
+@dataclass(slots=True, frozen=True)
+class _TrainLoader:
+    split: Split
+    plan: Plan
+    canvases: tuple[Canvas, ...]
+    transform: TrainTransform
+    rows: range
+    max_boxes: int
+
+    def __call__(self, step: int) -> Loaded:
+        _one_thread()
+        group, images = self.plan.step(step)
+        canvas = self.canvases[group]
+        placed: list[Placed | None] = []
+        for row in self.rows:
+            rng = np.random.default_rng([self.plan.seed, 2, step, row])
+            placed.append(self.transform(self.split[int(images[row])], canvas, rng))
+        return collate(placed, canvas, self.max_boxes)
+
+
+@dataclass(slots=True, frozen=True)
+class _EvalLoader:
+    split: Split
+    batches: list[tuple[int, np.ndarray]]
+    canvases: tuple[Canvas, ...]
+    transform: EvalTransform
+    rows: range
+    max_boxes: int
+
+    def __call__(self, number: int) -> Loaded:
+        _one_thread()
+        group, images = self.batches[number]
+        canvas = self.canvases[group]
+        own = [int(images[row]) for row in self.rows]
+        placed = [self.transform(self.split[image], canvas) if image >= 0 else None for image in own]
+        return collate(placed, canvas, self.max_boxes)
+
+
+def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Loaded:
+    """Pads and stacks; None is a row that only fills up.
+
+    Of more than `max_boxes` boxes the largest are kept, crowd regions last. Order is otherwise as in the file.
+    """
+    count = len(placed)
+    images = np.zeros((count, *canvas, 3), np.uint8)
+    boxes = np.zeros((count, max_boxes, 4), np.float32)
+    labels = np.zeros((count, max_boxes), np.int32)
+    mask = np.zeros((count, max_boxes), bool)
+    crowd = np.zeros((count, max_boxes), bool)
+    sizes = np.ones((count, 2), np.int32)
+    image_ids = np.full(count, -1, np.int64)
+    scales = np.ones((count, 2), np.float32)
+    left_out = np.zeros(count, np.int32)
+    for row, one in enumerate(placed):
+        if one is None:
+            continue
+        example = one.example
+        height, width = example.image.shape[:2]
+        images[row, :height, :width] = example.image
+        kept = np.arange(len(example.boxes))
+        if len(kept) > max_boxes:
+            areas = np.prod(example.boxes[:, 2:] - example.boxes[:, :2], axis=1)
+            kept = np.sort(np.lexsort((-areas, example.crowd))[:max_boxes])
+        n = len(kept)
+        boxes[row, :n], labels[row, :n], crowd[row, :n] = example.boxes[kept], example.labels[kept], example.crowd[kept]
+        mask[row, :n] = True
+        sizes[row] = height, width
+        image_ids[row] = example.image_id
+        scales[row] = one.scale
+        left_out[row] = one.left_out + len(example.boxes) - n
+    truth: Any = GroundTruth(boxes, labels, mask, crowd, sizes)  # type: ignore[arg-type]
+    return Loaded(Batch(images, truth), image_ids, scales, left_out)  # type: ignore[arg-type]
+
+
+def _own_rows(name: str, batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size % process_count:
+        raise DataError(f"config.{name} {batch_size} is not a multiple of the {process_count} hosts")
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _threads() -> grain.ReadOptions:
+    count = min(8, os.cpu_count() or 1)
+    return grain.ReadOptions(num_threads=count, prefetch_buffer_size=count + 1)
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(0)  # OpenCV's own threads would fight with these and with XLA's

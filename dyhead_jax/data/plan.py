@@ -1,0 +1,100 @@
+"""Which images make up which step, and on which canvas: one schedule from one seed, the same on every host.
+
+Images are grouped by the canvas that fits them best. Each group is an endless sequence of its images, shuffled anew for
+every pass, and is cut into batches; a batch at the end of a pass is filled with the beginning of the next one, so that
+no image is dropped or repeated within a pass. An epoch has the batches that its passes complete, in shuffled order. Any
+step can be asked for without those before it.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from dyhead_jax.data.source import DataError
+from dyhead_jax.data.transforms import resized_size
+
+Canvas = tuple[int, int]
+
+
+def choose_canvases(sizes: np.ndarray, canvases: tuple[Canvas, ...], short_side: float, long_side: float) -> np.ndarray:
+    """(n,) int64, for each image (h, w) of `sizes` (n, 2) the row of `canvases` (h, w) on which it can be largest, and
+    among equals the one with the least area; the earlier one where that is equal too."""
+    areas = np.array([height * width for height, width in canvases])
+    choices: dict[Canvas, int] = {}
+    for height, width in {(int(h), int(w)) for h, w in sizes}:
+        fitted = [resized_size((height, width), short_side, long_side, canvas) for canvas in canvases]
+        seen = np.array([h * w for h, w in fitted])
+        choices[height, width] = int(np.lexsort((np.arange(len(canvases)), areas, -seen))[0])
+    return np.array([choices[int(h), int(w)] for h, w in sizes], np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The training schedule. groups: for each canvas the images (rows of the split) shown on it, (n_k,) int64 each."""
+
+    groups: tuple[np.ndarray, ...]
+    batch_size: int
+    seed: int
+    _counts: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        counts = np.array([len(group) for group in self.groups], np.int64)
+        if not counts.sum():
+            raise DataError("there is no image to train on")
+        object.__setattr__(self, "_counts", counts)
+
+    def epoch_start(self, epoch: int) -> int:
+        """The first step of an epoch; an epoch of a set smaller than a batch may have none."""
+        return int((epoch * self._counts // self.batch_size).sum())
+
+    def step(self, step: int) -> tuple[int, np.ndarray]:
+        """Row of the canvas, and the (batch_size,) int64 images of global step `step`, counted from 0."""
+        # An epoch has total / batch_size steps, or up to one a group fewer or more at its borders.
+        epoch = max(0, int(step * self.batch_size // self._counts.sum()) - 1)
+        while self.epoch_start(epoch + 1) <= step:
+            epoch += 1
+        while self.epoch_start(epoch) > step:
+            epoch -= 1
+        order = _order(self.seed, epoch, tuple(self._batches(epoch).tolist()))
+        place = step - self.epoch_start(epoch)
+        group = int(order[place])
+        before = int((order[:place] == group).sum())
+        first = epoch * int(self._counts[group]) // self.batch_size + before
+        return group, self._sequence(group, first * self.batch_size)
+
+    def _batches(self, epoch: int) -> np.ndarray:
+        return (epoch + 1) * self._counts // self.batch_size - epoch * self._counts // self.batch_size
+
+    def _sequence(self, group: int, start: int) -> np.ndarray:
+        positions = np.arange(start, start + self.batch_size)
+        passes, places = np.divmod(positions, self._counts[group])
+        images = np.empty(self.batch_size, np.int64)
+        for one in np.unique(passes):
+            shuffled = _permutation(self.seed, int(one), group, int(self._counts[group]))
+            images[passes == one] = self.groups[group][shuffled[places[passes == one]]]
+        return images
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, epoch: int, group: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch, group]).permutation(count)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, batches: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(np.repeat(np.arange(len(batches)), batches))
+
+
+def eval_batches(canvas_of: np.ndarray, canvases: int, batch_size: int) -> list[tuple[int, np.ndarray]]:
+    """Canvas row and (batch_size,) int64 images of each evaluation batch, -1 where there is none.
+
+    Every image is in exactly one batch, in the order of the split within its canvas.
+    """
+    batches = []
+    for canvas in range(canvases):
+        images = np.flatnonzero(canvas_of == canvas)
+        padded = np.full(-(-len(images) // batch_size) * batch_size, -1, np.int64)
+        padded[: len(images)] = images
+        batches += [(canvas, batch) for batch in padded.reshape(-1, batch_size)]
+    return batches
