@@ -11,6 +11,10 @@ and renamed when complete: a kill at any moment leaves the earlier checkpoints a
 """
 
 import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +30,6 @@ from dyhead_jax.command import one_line
 from dyhead_jax.config import Config
 from dyhead_jax.steps import TrainState, init_variables
 
-managers = ocp.checkpoint_managers
-
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, broken or of another model; the message names its folder."""
@@ -42,16 +44,19 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, max_to_keep: int = 3, read_only: bool = False):
         self.folder = Path(folder).resolve()
-        best = managers.BestN(get_metric_fn=_ap, n=1, keep_checkpoints_without_metrics=False)
+        self._scores: dict[int, float] = {}
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(max_to_keep), best]),
+                preservation_policy=_LastAndBest(max_to_keep, self._scores),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
-                read_only=read_only,
+                save_root_metadata=not read_only,
             ),
         )
+        if not read_only:
+            for step in self.steps():
+                self._note(step, self.meta(step))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are complete, in order."""
@@ -66,12 +71,11 @@ class Checkpoints:
         meta: dict[str, Any],
         *,
         data_state: dict[str, Any] | None = None,
-        metrics: dict[str, float] | None = None,
     ) -> None:
         """Begins to save and returns; the rest happens in a thread. A save of the same step again does nothing.
 
-        state: host arrays that nobody changes. meta: JSON values. data_state: `get_state()` of the input iterator at
-        this step. metrics: "AP" of this step, where it was evaluated.
+        state: host arrays that nobody changes. meta: of `make_meta`. data_state: `get_state()` of the input iterator at
+        this step.
         """
         step = int(state.step)
         if step in self.steps():
@@ -85,7 +89,8 @@ class Checkpoints:
             items["average"] = ocp.args.StandardSave(state.average)
         if data_state is not None:
             items["data"] = CheckpointSave(_Position(data_state))
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+        self._note(step, meta)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, like: TrainState, iterator: Any = None) -> tuple[TrainState, bool]:
         """The state at a step, as host arrays, and whether the iterator was set to its position.
@@ -137,6 +142,11 @@ class Checkpoints:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _note(self, step: int, meta: dict[str, Any]) -> None:
+        evaluation = meta.get("evaluation")
+        if isinstance(evaluation, dict) and "AP" in evaluation:
+            self._scores[step] = float(evaluation["AP"])
+
     def _arrays(self, step: int, item: str, like: Any) -> Any:
         # Targets without memory of their own; NumPy targets give NumPy arrays, whatever devices there are.
         target = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
@@ -154,7 +164,8 @@ class Checkpoints:
         if not (where / item).is_dir():
             raise CheckpointError(f"{where}: the checkpoint has no '{item}'")
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+            with _late_reads_silenced():
+                return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CheckpointError(f"{where}: '{item}' cannot be restored: {one_line(error)[:300]}") from error
 
@@ -227,8 +238,39 @@ def _optimizer(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
 
-def _ap(metrics: Any) -> float:
-    return metrics["AP"]
+class _LastAndBest:
+    """Orbax's own best-of policy forgets the scores when a run is resumed; these come back from the metas."""
+
+    def __init__(self, last: int, scores: dict[int, float]):
+        self._last = last
+        self._scores = scores
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        scored = [step for step in steps if step in self._scores]
+        kept = set(sorted(steps)[-self._last :])
+        if scored:
+            kept.add(max(scored, key=lambda step: (self._scores[step], step)))
+        return [step in kept for step in steps]
+
+
+@contextmanager
+def _late_reads_silenced() -> Iterator[None]:
+    """When one array cannot be read, the reads under way end in a closed event loop, each with a traceback of its own."""
+    hook = sys.unraisablehook
+
+    def filtered(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = filtered
+    try:
+        yield
+    except BaseException:
+        time.sleep(0.3)  # they end within this
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 class _Position:
