@@ -31,7 +31,7 @@ from dyhead_jax.report import write_atomic
 from dyhead_jax.types import Detections
 
 Result = dict[str, Any]
-Detect = Callable[[np.ndarray, np.ndarray], Detections]
+Detect = Callable[[Any, Any], Detections]
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 _MEANINGS = (
@@ -163,11 +163,12 @@ def coco_metrics(
 def _coco(ground_truth: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> COCO:
     # Not COCO.loadRes: it fails on an empty list and writes into the records it is given.
     coco = COCO()
-    coco.dataset = {
+    dataset: Any = {
         "images": list(ground_truth["images"]),
         "categories": list(ground_truth["categories"]),
         "annotations": [dict(annotation) for annotation in annotations],
     }
+    coco.dataset = dataset
     coco.createIndex()
     return coco
 

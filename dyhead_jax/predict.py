@@ -48,8 +48,8 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def picture_names(paths: Sequence[Path], folder: Path) -> list[str]:
-    """For each image the name of its picture in `folder`: <stem>_boxes.jpg, with a number where another image of the same
-    name or an input file has that name."""
+    """For each image the name of its picture in `folder`: <stem>_boxes.jpg, with a number where that is the name of an
+    earlier picture or of an input file."""
     taken = {str(path.resolve()).casefold() for path in paths}
     names = []
     for path in paths:
@@ -66,7 +66,7 @@ def predict(
     detect: Callable[[np.ndarray, np.ndarray], Detections],
     image: np.ndarray,
     transform: EvalTransform,
-    canvases: Sequence[tuple[int, int]],
+    canvases: tuple[tuple[int, int], ...],
     category_ids: Sequence[int],
     image_id: int = 1,
 ) -> list[Result]:
@@ -156,7 +156,7 @@ def _main() -> int:
         "python -m dyhead_jax.predict",
         "Detects objects on image files with a trained model.\n\n"
         "Writes into the folder --out: <name>_boxes.jpg for each image, detections.json (COCO results; image_id\n"
-        "counts the inputs from 1) and images.json (file name, size and picture of each image_id, and the categories).\n"
+        "counts the inputs from 1) and images.json (file name, size and picture of each image, and the categories).\n"
         "An image that cannot be read is reported, the others are still done, and the exit code is 1.",
         "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures photo.jpg\n"
         "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures --score 0.5 folder/ other/*.png",
