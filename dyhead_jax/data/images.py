@@ -15,7 +15,7 @@ from PIL import Image
 from dyhead_jax.data.source import DataError
 
 # Only raster formats with a decoder of Pillow's own: others, such as EPS, would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG covers MPO, which has no opener of its own
 MAX_PIXELS = 89_478_485  # Pillow's own limit: beyond it a small file is more likely an attack than a photograph
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
