@@ -61,3 +61,45 @@ def atss(
     best = jnp.max(wanted, axis=0)
     match = jnp.where(best >= 0, jnp.argmax(wanted, axis=0).astype(jnp.int32), Anchor.NEGATIVE)
     return match, jnp.maximum(best, 0.0)
+
+
+def max_iou(
+    priors: jax.Array,
+    boxes: jax.Array,
+    mask: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    positive: float = 0.5,
+    negative: float = 0.4,
+    low_quality: bool = True,
+    min_positive: float = 0.0,
+    ignored_boxes: jax.Array | None = None,
+    ignored_mask: jax.Array | None = None,
+    ignore_iof: float = -1.0,
+) -> jax.Array:
+    """The box of highest IoU, by two thresholds.
+
+    priors: (n, 4) anchors or proposals; boxes: (m, 4); mask: (m,); valid: (n,) bool, False for priors that do not take
+    part (they come out IGNORED). A prior whose best IoU is at least `positive` takes that box (the earlier one on
+    ties), below `negative` it is NEGATIVE, between them IGNORED. low_quality: a box whose best IoU over all priors is
+    at least `min_positive` also takes every prior that reaches that IoU, the later box winning.
+    ignored_boxes: (j, 4), ignored_mask: (j,): with ignore_iof > 0, priors of which more than that share lies in one of
+    them are IGNORED, where the image has boxes at all.
+    Returns (n,) int32. Source: mmdetection `MaxIoUAssigner`.
+    """
+    overlap = geometry.pairwise_iou(boxes, priors)  # (m, n)
+    out = jnp.zeros(priors.shape[0], bool) if valid is None else ~valid
+    if ignored_boxes is not None and ignored_mask is not None and ignore_iof > 0:
+        inside = geometry.pairwise_iof(priors, ignored_boxes) > ignore_iof  # (n, j)
+        out = out | (jnp.any(inside & ignored_mask[None, :], axis=1) & jnp.any(mask))
+    # made once: the comparison with the maximum below must see the very numbers that the maximum saw
+    overlap = jax.lax.optimization_barrier(jnp.where(mask[:, None] & ~out[None, :], overlap, -1.0))
+    best = jnp.maximum(jnp.max(overlap, axis=0), 0.0)
+    match = jnp.where(best < negative, Anchor.NEGATIVE, Anchor.IGNORED)
+    match = jnp.where((best >= positive) & jnp.any(mask), jnp.argmax(overlap, axis=0), match)
+    if low_quality:
+        most = jnp.max(overlap, axis=1, keepdims=True)  # (m, 1)
+        taken = (overlap == most) & (most >= min_positive) & mask[:, None] & ~out[None, :]
+        last = jnp.max(jnp.where(taken, jnp.arange(boxes.shape[0])[:, None], -1), axis=0)
+        match = jnp.where(last >= 0, last, match)
+    return jnp.where(out, Anchor.IGNORED, match).astype(jnp.int32)
