@@ -256,7 +256,7 @@ class _LastAndBest:
 
 @contextmanager
 def _late_reads_silenced() -> Iterator[None]:
-    """When one array cannot be read, the reads under way end in a closed event loop, each with a traceback of its own."""
+    """When an array cannot be read, other reads under way end in a closed event loop, each with a traceback."""
     hook = sys.unraisablehook
 
     def filtered(unraisable: Any) -> None:

@@ -1,0 +1,270 @@
+"""Trains a detector, evaluates it and leaves everything in one folder.
+
+    python train.py --config=configs/demo_shapes.py --workdir=runs/demo
+    python train.py --config=configs/demo_shapes.py --workdir=runs/short --config.run.steps=100
+    python train.py --config=configs/demo_shapes.py --help       every option, its value and what it is for
+
+Killed or stopped, the same command goes on from the last checkpoint as if nothing had happened; of a finished run it
+prints the result again. A folder whose run had another config is refused.
+
+The folder then has
+    config.json       the whole config
+    metrics.jsonl     one JSON object a line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
+                      train/images_per_second, eval/AP, eval/AP50, ...
+    checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
+    figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
+
+The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM after
+the step under way was saved; 1 an error; 2 a wrong command line.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about each program from its own cache on a CPU
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dyhead_jax import command, detectors, evaluate, flags, optim, parallel, steps, visualize, workdir
+from dyhead_jax.checkpoint import Checkpoints, make_meta
+from dyhead_jax.config import Config, ConfigError
+from dyhead_jax.data import pipeline
+from dyhead_jax.data.source import Split, make_source
+from dyhead_jax.report import Metrics, Progress, curves, read_metrics
+
+
+class TrainError(ValueError):
+    """Training that cannot go on; the message names the step."""
+
+
+def train(config: Config, folder: Path) -> None:
+    """The whole run, from wherever the folder's last checkpoint is."""
+    workdir.check(folder, config)
+    run, total = config.run, config.run.steps
+    line = finished(folder, total)
+    if line is not None:
+        print(f"{folder} is finished; a longer run, or another one, takes another --workdir\n{line}")
+        return
+    stop = StopRequest()
+    use_compilation_cache(config, folder)
+    jax.config.update("jax_debug_nans", run.debug_nans)
+    devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate)
+    train_split, val_split = open_data(config, folder)
+    workdir.claim(folder, config)
+
+    model = detectors.build(config.model, axis_name=devices.axis_name)
+    optimizer = optim.make_optimizer(config.optim, total)
+    train_step = devices.train_step(
+        steps.make_train_step(
+            model,
+            optimizer,
+            optim.make_schedule(config.optim, total),
+            seed=config.seed,
+            axis_name=devices.axis_name,
+            accumulate=config.optim.accumulate,
+            ema=config.optim.ema,
+        )
+    )
+    single = detectors.build(config.model)  # sees one device: for the first weights, and for evaluation
+    detect = parallel.map_detect(steps.make_detect(single))
+
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
+        start = checkpoints.latest() or 0
+        batches = pipeline.train_batches(
+            train_split,
+            config.data,
+            config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            start_step=start,
+        )
+        stack.enter_context(closing(batches))
+        if start:
+            abstract = jax.eval_shape(lambda: new_state(config, single, optimizer, first_variables(config, single)))
+            state, _ = checkpoints.restore(start, abstract, batches)
+            print(f"going on from step {start}")
+        else:
+            variables = with_pretrained(config, jax.jit(partial(first_variables, config, single))())
+            state = jax.jit(partial(new_state, config, single, optimizer))(variables)
+        describe(state, single, devices, run.parallel)
+        state = devices.replicate(state)
+        metrics = Metrics(folder / "metrics.jsonl", resume_step=start, tensorboard=run.tensorboard)
+        stack.enter_context(metrics)
+        progress = Progress(total, images_per_step=config.data.batch_size, start=start, every=run.log_every)
+        stack.enter_context(progress)
+
+        def settle(step: int, values: Any) -> None:
+            """Looks at the metrics of a step; the next one is on the devices already, so that they need not wait."""
+            found = {f"train/{name}": float(value) for name, value in devices.unreplicate(values).items()}
+            if not math.isfinite(found["train/loss"]):
+                raise TrainError(f"the loss is {found['train/loss']} at step {step}; no checkpoint of it was saved")
+            progress.update(step, found["train/loss"])
+            if step % run.log_every == 0 or step == total:
+                metrics.write(step, found | {"train/images_per_second": progress.images_per_second()})
+
+        def evaluate_now(step: int) -> dict[str, float]:
+            """AP on the held-out images: into metrics.jsonl, onto the screen, and into the figures."""
+            variables = parallel.local_variables(devices.unreplicate(state.variables()))
+            found, results = evaluate.evaluate_split(
+                partial(detect, variables),
+                val_split,
+                config.data,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            found = {key: found[key] for key in evaluate.KEYS}
+            metrics.write(step, {f"eval/{key}": value for key, value in found.items()})
+            figures = folder / "figures"
+            figures.mkdir(exist_ok=True)
+            curves(metrics.rows, figures / "curves.png")
+            if run.figure_images > 0:
+                visualize.save(
+                    visualize.held_out(val_split, results, count=run.figure_images), figures / "held_out.png"
+                )
+            print(f"step {step}: {evaluate.ap_line(found)}", flush=True)
+            return found
+
+        def evaluation_due(step: int) -> bool:
+            return step == total or is_due(step, run.eval_every)
+
+        if start and evaluation_due(start) and not metrics.has(start, "eval/AP"):
+            evaluate_now(start)  # its line was removed, or the config did not ask for it before
+        step, pending = start, None
+        ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0]), item[1]))
+        while step < total:
+            batch, position = next(ahead)
+            state, values = train_step(state, batch)
+            step += 1
+            if pending is not None:
+                settle(*pending)
+            pending = step, values
+            stopping = stop.requested
+            if stopping or evaluation_due(step) or is_due(step, run.checkpoint_every):
+                settle(*pending)
+                pending = None
+                with progress.paused():
+                    # Lines are written before their step's checkpoint counts: no kill loses or doubles one.
+                    evaluation = evaluate_now(step) if evaluation_due(step) else None
+                    meta = make_meta(config, train_split.class_names, train_split.category_ids, evaluation)
+                    checkpoints.save(devices.unreplicate(state), meta, data_state=position)
+            if stopping and step < total:
+                checkpoints.wait()
+                print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
+                return
+    print(finished(folder, total))
+
+
+def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
+    """The training and the held-out split, with a line for everything left out of them."""
+    source = make_source(config.data, folder)
+    train_split, val_split = source.split("train"), source.split("val")
+    names = train_split.class_names
+    if len(names) != config.model.num_classes:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ConfigError(
+            f"config.model.num_classes is {config.model.num_classes}, but the data has {len(names)} classes: {shown}"
+        )
+    if tuple(val_split.category_ids) != tuple(train_split.category_ids):
+        raise ConfigError("the training and the validation annotations have different categories")
+    _, notes = pipeline.train_images(train_split, config.data)
+    print(f"{len(train_split)} images to train on, {len(val_split)} held out, {len(names)} classes")
+    for name, lines in (("train", [*train_split.notes, *notes]), ("val", val_split.notes)):
+        for line in lines:
+            print(f"  {name}: {line}")
+    return train_split, val_split
+
+
+def first_variables(config: Config, model: Any) -> dict[str, Any]:
+    """Random weights from the seed."""
+    return steps.init_variables(model, jax.random.key(config.seed), config.data.canvases[0])
+
+
+def with_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables with the backbone's weights that config.model.pretrained names."""
+    name = config.model.pretrained
+    if not name:
+        return variables
+    if name != "efficientnet-lite0":
+        raise ConfigError(f"config.model.pretrained is {name!r}; it may be '' or 'efficientnet-lite0'")
+    from dyhead_jax.backbones import efficientnet_lite
+
+    loaded = efficientnet_lite.pretrained()
+    result = {}
+    for collection, tree in variables.items():
+        have = jax.tree.map(jax.numpy.shape, tree.get("backbone", {}))
+        give = jax.tree.map(jax.numpy.shape, loaded.get(collection, {}))
+        if have != give:
+            raise ConfigError(f"config.model.pretrained={name!r} does not fit config.model.backbone ({collection})")
+        result[collection] = {**tree, "backbone": loaded[collection]} if have else tree
+    return result
+
+
+def new_state(config: Config, model: Any, optimizer: Any, variables: dict[str, Any]) -> steps.TrainState:
+    return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
+
+
+def describe(state: steps.TrainState, model: Any, devices: parallel.Parallel, form: str) -> None:
+    trained, frozen = (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
+        for part in optim.partition(state.params, model.is_frozen)
+    )
+    kind = jax.devices()[0].device_kind
+    print(f"{(trained + frozen) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
+    print(f"; {form} on {devices.device_count} x {kind}", flush=True)
+
+
+def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any]]:
+    """Each batch with the iterator's state after it: the iterator itself has read ahead when a checkpoint is saved."""
+    for loaded in batches:
+        yield loaded.batch, batches.get_state()  # type: ignore[attr-defined]
+
+
+def is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def finished(folder: Path, total: int) -> str | None:
+    """The last line of a run that has done and saved all its steps, or None."""
+    if not (folder / "checkpoints" / str(total)).is_dir():
+        return None
+    for row in read_metrics(folder / "metrics.jsonl"):
+        if row["step"] == total and "eval/AP" in row:
+            return evaluate.ap_line({key: row[f"eval/{key}"] for key in evaluate.KEYS})
+    return None
+
+
+def use_compilation_cache(config: Config, folder: Path) -> None:
+    """Programs compiled by an earlier start of this run are not compiled again."""
+    choice = config.run.compilation_cache
+    if choice != "off":
+        jax.config.update("jax_compilation_cache_dir", choice or str((folder / ".cache").resolve()))
+
+
+class StopRequest:
+    """Turns SIGTERM, which schedulers send before they take a machine away, into a flag."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: Any) -> None:
+        self.requested = True
+
+
+def main() -> None:
+    parsed = flags.parse(sys.argv, __doc__ or "")
+    if parsed is not None:
+        train(*parsed)
+
+
+if __name__ == "__main__":  # loader processes import this file
+    command.run(main)
