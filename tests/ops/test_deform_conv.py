@@ -1,0 +1,181 @@
+"""Deformable convolution: against the plain reference, against `lax.conv`, and its properties."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv, deform_conv_levels
+from tests.ops import deform_conv_reference
+
+EACH = pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
+# kernel, stride, padding, dilation, groups, deformable groups, mask, bias
+SETTINGS = [
+    ((3, 3), (1, 1), (1, 1), (1, 1), 1, 1, True, True),
+    ((3, 3), (2, 2), (1, 1), (1, 1), 2, 3, True, False),
+    ((3, 3), (1, 1), (2, 2), (2, 2), 1, 2, False, True),
+    ((1, 1), (1, 1), (0, 0), (1, 1), 3, 1, True, False),
+    ((2, 5), (2, 1), (0, 3), (1, 2), 6, 6, False, False),
+]
+
+
+def inputs(
+    kernel, stride, padding, dilation, groups, deform_groups, mask, bias, h=7, w=6, c=6, c_out=12, b=2, spread=2
+):
+    rng = np.random.default_rng(sum(kernel) + 10 * groups + deform_groups)
+    size = [(n + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i, n in enumerate((h, w))]
+    taps = kernel[0] * kernel[1] * deform_groups
+    return {
+        "x": rng.normal(size=(b, h, w, c)).astype(np.float32),
+        "offsets": (spread * rng.normal(size=(b, *size, taps, 2))).astype(np.float32),
+        "mask": rng.uniform(size=(b, *size, taps)).astype(np.float32) if mask else None,
+        "kernel": rng.normal(size=(*kernel, c // groups, c_out)).astype(np.float32),
+        "bias": rng.normal(size=c_out).astype(np.float32) if bias else None,
+    }
+
+
+@EACH
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_equals_the_plain_reference(setting, implementation):
+    v = inputs(*setting)
+    _, stride, padding, dilation, groups, *_ = setting
+    expected = deform_conv_reference.deform_conv(**v, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    run = jax.jit(
+        lambda v: deform_conv(
+            **v, stride=stride, padding=padding, dilation=dilation, groups=groups, implementation=implementation
+        )
+    )
+    np.testing.assert_allclose(run(v), expected, atol=2e-5)
+
+
+@EACH
+def test_gradients_equal_finite_differences(implementation):
+    with jax.enable_x64(True):
+        setting = ((3, 3), (1, 1), (1, 1), (1, 1), 1, 2, True, True)
+        v = {k: jnp.asarray(a, jnp.float64) for k, a in inputs(*setting, h=4, w=5, c=4, c_out=3, b=1).items()}
+        run = lambda v: jnp.sum(jnp.sin(deform_conv(**v, padding=1, implementation=implementation)))  # noqa: E731
+        run, grads = jax.jit(run), jax.jit(jax.grad(run))(v)
+        rng = np.random.default_rng(0)
+        for name, array in v.items():
+            direction = jnp.asarray(rng.normal(size=array.shape))
+            step = 1e-6
+            up, down = ({**v, name: array + s * step * direction} for s in (1, -1))
+            expected = (run(up) - run(down)) / (2 * step)
+            got = jnp.sum(grads[name] * direction)
+            assert abs(got - expected) <= 1e-6 * max(1, abs(expected)), name
+
+
+@EACH
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zero_offsets_and_full_mask_are_a_plain_convolution(implementation, stride):
+    v = inputs((3, 3), (stride,) * 2, (1, 1), (1, 1), 1, 1, True, False, h=9, w=8)
+    v["offsets"], v["mask"] = np.zeros_like(v["offsets"]), np.ones_like(v["mask"])
+    expected = jax.lax.conv_general_dilated(
+        v["x"], v["kernel"], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    got = deform_conv(**v, stride=stride, padding=1, implementation=implementation)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@EACH
+def test_an_integer_offset_is_a_shift(implementation):
+    v = inputs((1, 1), (1, 1), (0, 0), (1, 1), 1, 1, False, False)
+    v["offsets"] = np.broadcast_to(np.array([2.0, -1.0], np.float32), v["offsets"].shape)
+    shifted = np.zeros_like(v["x"])
+    shifted[:, :-2, 1:] = v["x"][:, 2:, :-1]
+    expected = np.einsum("bhwc,cd->bhwd", shifted, v["kernel"][0, 0])
+    np.testing.assert_allclose(deform_conv(**v, implementation=implementation), expected, atol=1e-5)
+
+
+@EACH
+@pytest.mark.parametrize("at", [-1.0, 4.0])
+def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
+    x = jnp.ones((1, 4, 4, 1))
+    offsets = jnp.full((1, 4, 4, 1, 2), at) - jnp.stack(jnp.mgrid[:4, :4], -1).reshape(1, 4, 4, 1, 2)
+    kernel = jnp.ones((1, 1, 1, 1))
+    run = lambda x, o: jnp.sum(deform_conv(x, o, None, kernel, implementation=implementation))  # noqa: E731
+    value, grads = jax.value_and_grad(run, argnums=(0, 1))(x, offsets)
+    assert value == 0
+    assert all(not g.any() for g in grads)
+
+
+@EACH
+def test_huge_offsets_are_harmless(implementation):
+    v = inputs((3, 3), (1, 1), (1, 1), (1, 1), 1, 1, True, False)
+    v["offsets"] = np.full_like(v["offsets"], 1e30)
+    assert not np.asarray(deform_conv(**v, padding=1, implementation=implementation)).any()
+
+
+@EACH
+def test_a_batch_of_two_equals_two_batches_of_one(implementation):
+    v = inputs(*SETTINGS[0])
+    run = lambda v: deform_conv(**v, padding=1, implementation=implementation)  # noqa: E731
+    both = run(v)
+    for i in range(2):
+        one = {k: a[i : i + 1] if k in ("x", "offsets", "mask") else a for k, a in v.items()}
+        np.testing.assert_allclose(both[i : i + 1], run(one), atol=1e-6)
+
+
+@EACH
+def test_levels_together_equal_levels_alone(implementation):
+    fine, coarse = (inputs(*SETTINGS[0], h=h, w=w) for h, w in ((9, 7), (5, 4)))
+    together = deform_conv_levels(
+        [fine["x"], coarse["x"]],
+        [fine["offsets"], coarse["offsets"]],
+        [fine["mask"], coarse["mask"]],
+        fine["kernel"],
+        fine["bias"],
+        padding=1,
+        implementation=implementation,
+    )
+    for got, v in zip(together, (fine, coarse), strict=True):
+        alone = deform_conv(
+            v["x"], v["offsets"], v["mask"], fine["kernel"], fine["bias"], padding=1, implementation=implementation
+        )
+        np.testing.assert_allclose(got, alone, atol=1e-6)
+
+
+@EACH
+def test_bfloat16_keeps_coordinates_exact(implementation):
+    """Beyond column 256 a bfloat16 coordinate would be off by a pixel."""
+    x = jnp.zeros((1, 1, 600, 1), jnp.bfloat16).at[0, 0, 513].set(1)
+    offsets = jnp.zeros((1, 1, 600, 1, 2))
+    out = deform_conv(x, offsets, None, jnp.ones((1, 1, 1, 1), jnp.bfloat16), implementation=implementation)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"offsets": np.zeros((2, 7, 6, 18, 3))}, "axis 4 (dy, dx) of offsets is 3, expected 2"),
+        ({"offsets": np.zeros((2, 6, 6, 9, 2))}, "axis 1 (rows) of offsets is 6, expected 7"),
+        ({"offsets": np.zeros((2, 7, 6, 8, 2)), "mask": None}, "axis 3 of offsets is 8"),
+        ({"offsets": np.zeros((2, 7, 6, 36, 2)), "mask": None}, "4 deformable groups do not divide the 6 channels"),
+        ({"mask": np.zeros((2, 7, 6, 8))}, "shape of mask"),
+        ({"kernel": np.zeros((3, 3, 5, 12))}, "axis 2 (input channels a group) of kernel"),
+        ({"bias": np.zeros(5)}, "shape of bias is (5,), expected (12,)"),
+        ({"x": np.zeros((7, 6, 6))}, "x has shape (7, 6, 6), expected 4 axes"),
+        ({"implementation": "im2col"}, "implementation is 'im2col'"),
+    ],
+)
+def test_wrong_shapes_are_named(change, says):
+    v = inputs(*SETTINGS[0]) | change
+    with pytest.raises(ValueError, match=re.escape(says)):
+        deform_conv(**v, padding=1)
+
+
+@EACH
+def test_a_sharded_batch_moves_no_feature_map(implementation):
+    """Under jit over a mesh the only collective of forward + backward is the sum of the kernel's gradient."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    run = lambda x, o, m, k: jnp.sum(deform_conv(x, o, m, k, padding=1, implementation=implementation) ** 2)  # noqa: E731
+    shapes = [((8, 6, 7, 4), split), ((8, 6, 7, 9, 2), split), ((8, 6, 7, 9), split), ((3, 3, 4, 4), whole)]
+    args = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in shapes]
+    hlo = jax.jit(jax.grad(run, argnums=(0, 1, 2, 3))).lower(*args).compile().as_text()
+    assert "all-reduce" in hlo
+    assert not re.search(r"all-gather|all-to-all|collective-permute", hlo)
