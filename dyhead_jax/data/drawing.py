@@ -114,7 +114,7 @@ def _clip(polygon: np.ndarray, size: int) -> np.ndarray:
                 share = depth / (depth - depth_there)
                 kept.append([a + share * (b - a) for a, b in zip(here, there, strict=True)])
         corners = kept
-    return np.array(corners)
+    return np.clip(np.array(corners), 0, size)  # cuts are on the border but for rounding
 
 
 def _coverage(contours: list[np.ndarray], size: int) -> tuple[tuple[slice, slice], np.ndarray]:
