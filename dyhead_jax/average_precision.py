@@ -1,0 +1,166 @@
+"""COCO average precision of boxes, by pycocotools: reading and checking files, the 12 numbers, how they are shown.
+
+Boxes of results are (x, y, width, height) in pixels of the original image, see
+https://cocodataset.org/#format-results.
+"""
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dyhead_jax.data import coco_json
+
+Result = dict[str, Any]
+
+KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_MEANINGS = (
+    "average precision at IoU 0.50 to 0.95",
+    "at IoU 0.50",
+    "at IoU 0.75",
+    "of small objects, below 32x32 pixels",
+    "of medium objects",
+    "of large objects, above 96x96 pixels",
+    "average recall with 1 detection an image",
+    "with 10",
+    "with 100",
+    "of small objects",
+    "of medium objects",
+    "of large objects",
+)
+
+
+class EvaluationError(ValueError):
+    """Results that cannot be scored; the message names the record and the key."""
+
+
+def read_ground_truth(path: str | Path) -> dict[str, Any]:
+    """A COCO instances file as `coco_metrics` takes it. Raises DataError, which names the file, record and key.
+
+    Annotation ids that are 0 or repeated are replaced, since pycocotools miscounts such annotations.
+    """
+    # Scoring needs no image sizes: a file without them is fine here, unlike in training.
+    index = coco_json.load(Path(path), size_of=lambda _: (1, 1))
+    return coco_json.ground_truth(index)
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """A COCO results file: a JSON list of {image_id, category_id, bbox, score}. Raises EvaluationError when it is none;
+    `coco_metrics` checks the records."""
+    path = Path(path)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise EvaluationError(f"{path} is not JSON: {error}") from error
+    if not isinstance(results, list):
+        raise EvaluationError(
+            f"{path} holds a {type(results).__name__}; a COCO results file is a list of detections"
+            " {image_id, category_id, bbox, score}"
+        )
+    return results
+
+
+def coco_metrics(
+    ground_truth: Mapping[str, Any] | str | Path, results: Sequence[Mapping[str, Any]], *, where: str = "results"
+) -> dict[str, Any]:
+    """The 12 COCO numbers under KEYS and `per_class`, the AP of each category id.
+
+    ground_truth: a COCO object as `source.Split.coco` gives it, or the path of a COCO file. results: as `to_results`
+    gives them. where: what an error calls them.
+    A number is -1 where there is no ground truth to measure it on, as in pycocotools; no results at all score 0.
+    Raises EvaluationError, which names the record and the key, for results that do not fit the ground truth: an unknown
+    image or category, a missing key, a box that is not four finite numbers, a score that is not a finite number.
+    """
+    if isinstance(ground_truth, str | Path):
+        ground_truth = read_ground_truth(ground_truth)
+    found = _checked(ground_truth, results, where)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
+        evaluation = COCOeval(_coco(ground_truth, ground_truth["annotations"]), _coco(ground_truth, found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics: dict[str, Any] = {key: float(value) for key, value in zip(KEYS, evaluation.stats, strict=True)}
+    precision = evaluation.eval["precision"][
+        :, :, :, 0, -1
+    ]  # (thresholds, recalls, classes): all areas, 100 detections
+    metrics["per_class"] = {
+        int(category): float(precision[:, :, k].mean()) if precision[0, 0, k] > -1 else -1.0
+        for k, category in enumerate(evaluation.params.catIds)
+    }
+    return metrics
+
+
+def _coco(ground_truth: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> COCO:
+    # Not COCO.loadRes: it fails on an empty list and writes into the records it is given.
+    coco = COCO()
+    dataset: Any = {
+        "images": list(ground_truth["images"]),
+        "categories": list(ground_truth["categories"]),
+        "annotations": [dict(annotation) for annotation in annotations],
+    }
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+def _checked(ground_truth: Mapping[str, Any], results: Sequence[Any], where: str) -> list[Result]:
+    """The results as COCO annotations with ids from 1 and areas."""
+    images = {image["id"] for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
+    annotations = []
+    for i, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise EvaluationError(f"{where}: record {i} is a {type(result).__name__}; it must be an object")
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in result:
+                raise EvaluationError(f"{where}: record {i} has no key {key!r}")
+        image_id, category_id, bbox, score = (result[k] for k in ("image_id", "category_id", "bbox", "score"))
+        if not isinstance(image_id, int | float) or image_id not in images:
+            raise EvaluationError(f"{where}: record {i} is of image_id {image_id!r}, which the ground truth lacks")
+        if not isinstance(category_id, int | float) or category_id not in categories:
+            raise EvaluationError(f"{where}: record {i} has category_id {category_id!r}, which the ground truth lacks")
+        if not _finite(score):
+            raise EvaluationError(f"{where}: record {i} has score {score!r}; it must be a finite number")
+        if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(_finite(v) for v in bbox):
+            raise EvaluationError(f"{where}: record {i} has bbox {bbox!r}; it must be four finite numbers x, y, w, h")
+        if bbox[2] < 0 or bbox[3] < 0:
+            raise EvaluationError(f"{where}: record {i} has bbox {bbox!r} of negative width or height")
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": int(image_id),
+                "category_id": int(category_id),
+                "bbox": [float(v) for v in bbox],
+                "area": float(bbox[2]) * float(bbox[3]),
+                "iscrowd": 0,
+                "score": float(score),
+            }
+        )
+    return annotations
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def ap_line(metrics: Mapping[str, Any]) -> str:
+    """`AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>`, the last line of a run."""
+    return " ".join(f"{key} {metrics[key]:.4f}" for key in KEYS[:6])
+
+
+def table(metrics: Mapping[str, Any], categories: Mapping[int, str] | None = None) -> str:
+    """One line for each of the 12 numbers and, when names by category id are given, for the AP of each class."""
+    lines = [f"{key:<6} {metrics[key]:7.4f}  {meaning}" for key, meaning in zip(KEYS, _MEANINGS, strict=True)]
+    if categories:
+        width = max(len(name) for name in categories.values())
+        lines.append("AP by class")
+        lines += [f"  {categories[key]:<{width}} {value:7.4f}" for key, value in metrics["per_class"].items()]
+    return "\n".join(lines)
