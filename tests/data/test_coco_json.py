@@ -140,6 +140,16 @@ def test_labels_follow_sorted_ids_and_boxes_are_corners(good: tuple[Path, dict[s
     np.testing.assert_array_equal(index.box_counts(), [2, 1, 0])
 
 
+def test_boxes_are_clipped_to_the_image_and_kept_whole_for_evaluation(good: tuple[Path, dict[str, Any]]) -> None:
+    root, content = good
+    content["annotations"][0]["bbox"] = [25, 15, 10, 20]
+    content["annotations"][1]["bbox"] = [-5, -2, 10, 4]
+    index = _load(root, content)
+    np.testing.assert_array_equal(index.boxes[:2], [[25, 15, 30, 20], [0, 0, 5, 2]])
+    assert index.notes[0].startswith("2 boxes that reach")
+    assert coco_json.ground_truth(index)["annotations"][0]["bbox"] == [25, 15, 10, 20]
+
+
 def test_limit_takes_the_first_images_and_their_boxes(good: tuple[Path, dict[str, Any]]) -> None:
     root, content = good
     content["annotations"].reverse()

@@ -165,6 +165,12 @@ def test_worker_processes_give_the_same_batches(folder: Path, single: list[pipel
     assert json.loads(done.stdout.strip().splitlines()[-1]) == _checksums(single[2:6])
 
 
+def test_each_row_and_step_draws_for_itself(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [(20, 30)], [[[2.0, 2.0, 9.0, 9.0]]])
+    rows = [image.tobytes() for loaded in _take(_config(tmp_path), 3) for image in np.asarray(loaded.batch.images)]
+    assert len(set(rows)) == 12
+
+
 def test_seeds_differ(folder: Path, single: list[pipeline.Loaded]) -> None:
     config = _config(folder)
     other = pipeline.train_batches(_split(config), config, 6)
