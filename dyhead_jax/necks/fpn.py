@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.ops.conv import Conv
+
 EXTRA = ("p5", "c5", "pool")
 
 
@@ -65,14 +67,6 @@ class FPN(nn.Module):
             pyramid.append(self._conv(3, 2, f"extra_{i}")(x))
         return pyramid
 
-    def _conv(self, kernel: int, stride: int, name: str) -> nn.Conv:
-        half = kernel // 2
-        return nn.Conv(
-            self.features,
-            (kernel, kernel),
-            (stride, stride),
-            ((half, half), (half, half)),
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            name=name,
-        )
+    def _conv(self, kernel: int, stride: int, name: str) -> Conv:
+        init = nn.initializers.xavier_uniform()
+        return Conv(self.features, kernel, stride, use_bias=True, kernel_init=init, dtype=self.dtype, name=name)

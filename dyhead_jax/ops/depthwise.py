@@ -5,11 +5,9 @@ shifted products, so there is a form of each kind. Both forms give the same numb
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 IMPLEMENTATIONS = ("auto", "shifted", "lax")
@@ -59,32 +57,6 @@ def grouped_conv(
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
-
-
-class GroupedConv(nn.Module):
-    """`grouped_conv` with its kernel, no bias: (b, h, w, c) -> (b, h_out, w_out, features)."""
-
-    features: int
-    kernel: int
-    stride: int
-    padding: Padding | str
-    groups: int
-    kernel_init: Any
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel: Any = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return grouped_conv(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            groups=self.groups,
-            stride=self.stride,
-            padding=self.padding,
-            implementation=self.implementation,
-        )
 
 
 def _tap(x: jax.Array, i: int, j: int, rows: int, columns: int, stride: int) -> jax.Array:
