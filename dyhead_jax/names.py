@@ -225,3 +225,70 @@ atss_mmdet = Table(
         Rule("scales.{}.scale", "scales[{}]", "scalar"),
     )
 )
+
+retinanet_mmdet = Table(
+    (
+        *conv("cls_convs.{}.conv", "class_tower/conv_{}", bias=True),
+        *conv("reg_convs.{}.conv", "box_tower/conv_{}", bias=True),
+        *conv("retina_cls", "class_predictor", bias=True),
+        *conv("retina_reg", "box_predictor", bias=True),
+    )
+)
+
+# the towers' convolutions have a bias where the config says so
+_gn_towers_mmdet = (
+    *conv("cls_convs.{}.conv", "class_tower/conv_{}", bias=True),
+    *norm("cls_convs.{}.gn", "class_tower/norm_{}"),
+    *conv("reg_convs.{}.conv", "box_tower/conv_{}", bias=True),
+    *norm("reg_convs.{}.gn", "box_tower/norm_{}"),
+)
+
+fcos_mmdet = Table(
+    (
+        *_gn_towers_mmdet,
+        *conv("conv_cls", "class_predictor", bias=True),
+        *conv("conv_reg", "box_predictor", bias=True),
+        *conv("conv_centerness", "centerness_predictor", bias=True),
+        Rule("scales.{}.scale", "scales[{}]", "scalar"),
+    )
+)
+
+reppoints_mmdet = Table(
+    (
+        *(dataclasses.replace(r, target=r.target.replace("box_tower", "point_tower")) for r in _gn_towers_mmdet),
+        Rule("moment_transfer", "moment_transfer", "same"),
+        Rule("reppoints_cls_conv.weight", "class_deform_kernel", "conv"),
+        *conv("reppoints_cls_out", "class_predictor", bias=True),
+        *conv("reppoints_pts_init_conv", "first_conv", bias=True),
+        *conv("reppoints_pts_init_out", "first_predictor", bias=True),
+        Rule("reppoints_pts_refine_conv.weight", "second_deform_kernel", "conv"),
+        *conv("reppoints_pts_refine_out", "second_predictor", bias=True),
+    )
+)
+
+faster_rcnn_mmdet = Table(
+    (
+        *conv("rpn_head.rpn_conv", "rpn_tower/conv_0", bias=True),
+        *conv("rpn_head.rpn_conv.{}.conv", "rpn_tower/conv_{}", bias=True),
+        *conv("rpn_head.rpn_cls", "rpn_class_predictor", bias=True),
+        *conv("rpn_head.rpn_reg", "rpn_box_predictor", bias=True),
+        *linear("roi_head.bbox_head.shared_fcs.{}", "roi_head/fc_{}"),
+        *linear("roi_head.bbox_head.fc_cls", "roi_head/class_predictor"),
+        *linear("roi_head.bbox_head.fc_reg", "roi_head/box_predictor"),
+    )
+)
+
+# detectron2 and the official code
+faster_rcnn_detectron2 = Table(
+    (
+        *conv("proposal_generator.rpn_head.conv", "rpn_tower/conv_0", bias=True),
+        *conv("proposal_generator.rpn_head.conv.conv{}", "rpn_tower/conv_{}", bias=True),
+        *conv("proposal_generator.rpn_head.objectness_logits", "rpn_class_predictor", bias=True),
+        *conv("proposal_generator.rpn_head.anchor_deltas", "rpn_box_predictor", bias=True),
+        *linear("roi_heads.box_head.fc1", "roi_head/fc_0"),
+        *linear("roi_heads.box_head.fc2", "roi_head/fc_1"),
+        *linear("roi_heads.box_predictor.cls_score", "roi_head/class_predictor"),
+        *linear("roi_heads.box_predictor.bbox_pred", "roi_head/box_predictor"),
+    ),
+    ignored=("proposal_generator.anchor_generator.*",),
+)

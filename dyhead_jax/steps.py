@@ -94,7 +94,7 @@ def make_train_step(
             train=True,
             method="losses",
             mutable=["batch_stats"],
-            rngs={"dropout": key},
+            rngs={"dropout": key, "sampling": jax.random.fold_in(key, 1)},
         )
         losses = {name: jnp.asarray(value, jnp.float32) for name, value in losses.items()}
         return losses, changed.get("batch_stats", batch_stats)

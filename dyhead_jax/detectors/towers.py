@@ -16,14 +16,15 @@ def prior_bias(probability: float = 0.01) -> nn.initializers.Initializer:
 
 
 class Tower(nn.Module):
-    """`layers` times 3x3 convolution, GroupNorm, ReLU. Convolutions N(0, 0.01), with bias only without a norm.
+    """`layers` times 3x3 convolution, GroupNorm, ReLU. Convolutions N(0, 0.01).
 
-    norm_groups: 0 for no norm (RetinaNet).
+    norm_groups: 0 for no norm (RetinaNet). bias: of the convolutions, beside a norm; without a norm there always is.
     """
 
     layers: int
     features: int
     norm_groups: int = 32
+    bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -34,7 +35,7 @@ class Tower(nn.Module):
                 self.features,
                 (3, 3),
                 padding=1,
-                use_bias=not self.norm_groups,
+                use_bias=self.bias or not self.norm_groups,
                 kernel_init=small_normal,
                 dtype=self.dtype,
                 name=f"conv_{i}",
@@ -47,7 +48,7 @@ class Tower(nn.Module):
         return x
 
 
-def predictor(features: int, kernel: int, dtype: Any, name: str, bias=nn.initializers.zeros) -> nn.Conv:
+def predictor(features: int, kernel: int, dtype: Any, name: str | None, bias=nn.initializers.zeros) -> nn.Conv:
     """A convolution to raw predictions, N(0, 0.01)."""
     return nn.Conv(
         features,

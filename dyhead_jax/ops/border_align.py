@@ -30,7 +30,7 @@ def border_align(feature: jax.Array, boxes: jax.Array, pool_size: int = 10) -> j
     batch, height, width, channels = feature.shape
     table = feature.reshape(batch, height * width, 4, channels // 4).transpose(0, 2, 1, 3)
     boxes = jax.lax.stop_gradient(boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32)))
-    out = _align((height, width), pool_size, table, boxes)
+    out: Any = _align((height, width), pool_size, table, boxes)
     return out.transpose(0, 2, 1, 3).astype(feature.dtype)
 
 
@@ -65,10 +65,10 @@ def _align(size: tuple[int, int], pool_size: int, table: jax.Array, boxes: jax.A
 def _maximum(size, pool_size, table, boxes) -> tuple[jax.Array, jax.Array]:
     """The maxima and the number of the point that each was first met at."""
 
-    def sample(point):
+    def sample(point: jax.Array) -> Any:
         return sum(w[..., None] * _gather(table, rows) for rows, w in _corners(size, pool_size, boxes, point))
 
-    def walk(point, carry):
+    def walk(point: jax.Array, carry):
         most, first = carry
         value = sample(point)
         return jnp.maximum(most, value), jnp.where(value > most, point.astype(first.dtype), first)

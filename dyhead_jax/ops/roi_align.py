@@ -54,9 +54,9 @@ def roi_align(
 ) -> jax.Array:
     """Mean of bilinear samples in size x size bins of each box.
 
-    pyramid: maps (b, h_l, w_l, c) with their strides in pixels; boxes: (b, r, 4); levels: (b, r) int, which map each box
-    reads. sampling_ratio: points of a bin each way, or 0 for ceil(box side in cells / size). aligned: pixel centres at
-    half-integers; False is the older rule without the half and with boxes of at least one cell.
+    pyramid: maps (b, h_l, w_l, c) with their strides in pixels; boxes: (b, r, 4); levels: (b, r) int, the map that each
+    box reads. sampling_ratio: points of a bin each way, or 0 for ceil(box side in cells / size). aligned: pixel centres
+    at half-integers; False is the older rule without the half and with boxes of at least one cell.
     A point beyond the map by more than one cell counts as 0, and so does a box without area.
     Returns (b, r, size, size, c) in the dtype of the maps; sums are float32 or wider. The gradient reaches the maps
     only. Raises ValueError for shapes that do not fit. Source: mmcv `roi_align`.
@@ -74,7 +74,7 @@ def roi_align(
     shapes = tuple(x.shape[1:3] for x in pyramid)
     table = jnp.concatenate([x.reshape(batch, -1, channels) for x in pyramid], axis=1)
     grid = _grid(shapes, tuple(strides), jax.lax.stop_gradient(boxes), levels, size, sampling_ratio, aligned)
-    out = _pool(size, table, grid)
+    out: Any = _pool(size, table, grid)
     return out.reshape(*boxes.shape[:2], size, size, channels).astype(table.dtype)
 
 
@@ -103,7 +103,7 @@ def _grid(shapes, strides, boxes, levels, size: int, sampling_ratio: int, aligne
 
 
 def _axis(start, bin_side, points, point, length, size: int):
-    """One axis of point number `point` of every bin: lower and upper cell, fraction, and whether it counts: (b, r, size)."""
+    """One axis of point number `point` of every bin, (b, r, size): lower and upper cell, fraction, is it inside."""
     wide = lambda v: v.astype(start.dtype)  # noqa: E731
     bins = jnp.arange(size, dtype=start.dtype).reshape(1, 1, size)
     step = (wide(point) + 0.5) * bin_side / wide(jnp.maximum(points, 1))

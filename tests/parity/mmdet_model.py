@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from dyhead_jax import names
-from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig, SwinConfig
+from dyhead_jax.config import (
+    ATSSConfig,
+    DyHeadConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    FPNConfig,
+    ModelConfig,
+    RepPointsConfig,
+    ResNetConfig,
+    RetinaNetConfig,
+    SwinConfig,
+)
 from dyhead_jax.detectors import build
 from dyhead_jax.names import Table
 from dyhead_jax.types import GroundTruth
@@ -81,8 +92,119 @@ def atss_head(c: dict) -> ATSSConfig:
     )
 
 
+def detection_settings(c: dict) -> dict:
+    return {
+        "score_threshold": c["test_cfg"]["score_thr"],
+        "nms_threshold": c["test_cfg"]["nms"]["iou_threshold"],
+        "nms_candidates": c["test_cfg"]["nms_pre"],
+        "max_detections": c["test_cfg"]["max_per_img"],
+    }
+
+
+def retinanet_head(c: dict) -> RetinaNetConfig:
+    head, assigner = c["bbox_head"], c["train_cfg"]["assigner"]
+    anchors = head["anchor_generator"]
+    return RetinaNetConfig(
+        towers=head.get("stacked_convs", 4),
+        anchor_base=anchors["octave_base_scale"],
+        octaves=anchors["scales_per_octave"],
+        ratios=tuple(anchors["ratios"]),
+        center_offset=anchors.get("center_offset", 0.0),
+        positive_iou=assigner["pos_iou_thr"],
+        negative_iou=assigner["neg_iou_thr"],
+        min_positive_iou=assigner.get("min_pos_iou", 0.0),
+        box_std=tuple(head["bbox_coder"]["target_stds"]),
+        box_loss_weight=head["loss_bbox"]["loss_weight"],
+        **detection_settings(c),
+    )
+
+
+def fcos_head(c: dict) -> FCOSConfig:
+    head = c["bbox_head"]
+    ranges = head.get("regress_ranges", ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8)))
+    return FCOSConfig(
+        towers=head.get("stacked_convs", 4),
+        tower_bias=head.get("conv_bias", "auto") is True,
+        norm_groups=head.get("norm_cfg", {"num_groups": 32})["num_groups"],
+        distance="relu" if head.get("norm_on_bbox", False) else "exp",
+        centerness_on="box" if head.get("centerness_on_reg", False) else "class",
+        center_radius=head.get("center_sample_radius", 1.5) if head.get("center_sampling", False) else 0.0,
+        level_limits=tuple(float(high) for _, high in ranges[:-1]),
+        box_loss={"IoULoss": "iou", "GIoULoss": "giou"}[head["loss_bbox"]["type"]],
+        box_loss_weight=head["loss_bbox"]["loss_weight"],
+        **detection_settings(c),
+    )
+
+
+def reppoints_head(c: dict) -> RepPointsConfig:
+    head, first, second = c["bbox_head"], c["train_cfg"]["init"]["assigner"], c["train_cfg"]["refine"]["assigner"]
+    assert head["transform_method"] == "moment"
+    assert head["num_points"] == 9
+    assert first["scale"] == head["point_base_scale"]
+    assert head["loss_bbox_init"]["beta"] == head["loss_bbox_refine"]["beta"]
+    norm = head.get("norm_cfg")
+    return RepPointsConfig(
+        towers=head.get("stacked_convs", 4),
+        norm_groups=norm["num_groups"] if norm else 0,
+        point_scale=head["point_base_scale"],
+        positive_number=first["pos_num"],
+        positive_iou=second["pos_iou_thr"],
+        negative_iou=second["neg_iou_thr"],
+        min_positive_iou=second["min_pos_iou"],
+        offset_gradient=head.get("gradient_mul", 0.1),
+        moment_gradient=head.get("moment_mul", 0.01),
+        smooth_beta=head["loss_bbox_init"]["beta"],
+        first_loss_weight=head["loss_bbox_init"]["loss_weight"],
+        second_loss_weight=head["loss_bbox_refine"]["loss_weight"],
+        **detection_settings(c),
+    )
+
+
+def faster_rcnn_head(c: dict) -> FasterRCNNConfig:
+    rpn, roi, train, test = c["rpn_head"], c["roi_head"], c["train_cfg"], c["test_cfg"]
+    box, extractor = roi["bbox_head"], roi["bbox_roi_extractor"]
+    anchors, first, second = rpn["anchor_generator"], train["rpn"], train["rcnn"]
+    return FasterRCNNConfig(
+        anchor_scale=anchors["scales"][0],
+        anchor_ratios=tuple(anchors["ratios"]),
+        center_offset=anchors.get("center_offset", 0.0),
+        rpn_convs=rpn.get("num_convs", 1),
+        rpn_features=rpn["feat_channels"],
+        rpn_box_std=tuple(rpn["bbox_coder"]["target_stds"]),
+        rpn_positive=first["assigner"]["pos_iou_thr"],
+        rpn_negative=first["assigner"]["neg_iou_thr"],
+        rpn_min_positive=first["assigner"]["min_pos_iou"],
+        rpn_samples=first["sampler"]["num"],
+        rpn_positive_fraction=first["sampler"]["pos_fraction"],
+        rpn_nms_threshold=test["rpn"]["nms"]["iou_threshold"],
+        proposals_before=(train["rpn_proposal"]["nms_pre"], test["rpn"]["nms_pre"]),
+        proposals=(train["rpn_proposal"]["max_per_img"], test["rpn"]["max_per_img"]),
+        roi_levels=len(extractor["featmap_strides"]),
+        roi_size=extractor["roi_layer"]["output_size"],
+        roi_sampling_ratio=extractor["roi_layer"]["sampling_ratio"],
+        finest_scale=extractor.get("finest_scale", 56),
+        roi_positive=second["assigner"]["pos_iou_thr"],
+        roi_samples=second["sampler"]["num"],
+        roi_positive_fraction=second["sampler"]["pos_fraction"],
+        fc_features=box["fc_out_channels"],
+        box_std=tuple(box["bbox_coder"]["target_stds"]),
+        delta_clamp="both",
+        train_in_padding=False,
+        empty_counts_one=True,
+        score_threshold=test["rcnn"]["score_thr"],
+        nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
+        max_detections=test["rcnn"]["max_per_img"],
+    )
+
+
 # detector type -> (our head config, the name table of the head)
-HEADS = {"ATSS": (atss_head, lambda config: names.atss_mmdet.under("bbox_head.", ""))}
+HEADS = {
+    "ATSS": (atss_head, lambda config: names.atss_mmdet.under("bbox_head.", "")),
+    "RetinaNet": (retinanet_head, lambda config: names.retinanet_mmdet.under("bbox_head.", "")),
+    "FCOS": (fcos_head, lambda config: names.fcos_mmdet.under("bbox_head.", "")),
+    "RepPointsDetector": (reppoints_head, lambda config: names.reppoints_mmdet.under("bbox_head.", "")),
+    "FasterRCNN": (faster_rcnn_head, lambda config: names.faster_rcnn_mmdet),
+}
 
 
 def model_config(c: dict) -> ModelConfig:
