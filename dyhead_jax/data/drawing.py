@@ -34,7 +34,8 @@ def draw(rng: np.random.Generator, size: int) -> Picture:
     """One picture of size x size pixels."""
     canvas = _background(rng, size)
     owner = np.full((size, size), -1, np.int64)  # which shape each pixel shows
-    needed: list[float] = []  # pixels that each shape must go on showing
+    shown = np.zeros(0, np.int64)  # pixels that each shape shows
+    needed: list[float] = []  # pixels that it must go on showing
     boxes, labels, masks = [], [], []
     for _ in range(rng.integers(1, MAX_SHAPES + 1)):
         for _attempt in range(6):
@@ -44,11 +45,11 @@ def draw(rng: np.random.Generator, size: int) -> Picture:
             inside = coverage >= 0.5
             whole = _area(contours)
             below = owner[region][inside]
-            shown = np.bincount(owner[owner >= 0], minlength=len(masks))
             covered = np.bincount(below[below >= 0], minlength=len(masks))
             if inside.sum() < VISIBLE * whole or np.any(shown - covered < needed):
                 continue
             owner[region][inside] = len(masks)
+            shown = np.append(shown - covered, inside.sum())
             needed.append(VISIBLE * inside.sum())
             part = canvas[region]
             part += coverage[:, :, None] * (_fill(rng, part, inside) - part)

@@ -127,7 +127,7 @@ def train_batches(
     """
     rows, _ = train_images(split, data)
     own = _own_rows("data.batch_size", data.batch_size, process_index, process_count)
-    canvas_of = choose_canvases(split.sizes[rows], data.canvases, max(data.short_side), data.long_side)
+    canvas_of = _canvas_of(split.sizes[rows], data)
     groups = tuple(rows[canvas_of == canvas] for canvas in range(len(data.canvases)))
     transform = TrainTransform(
         short_side=tuple(data.short_side),
@@ -150,7 +150,7 @@ def eval_batches(split: Split, data: DataConfig, *, process_index: int = 0, proc
     same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes. Raises as `train_batches` does.
     """
     own = _own_rows("data.eval_batch_size", data.eval_batch_size, process_index, process_count)
-    canvas_of = choose_canvases(split.sizes, data.canvases, max(data.short_side), data.long_side)
+    canvas_of = _canvas_of(split.sizes, data)
     batches = plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size)
     transform = EvalTransform(tuple(data.short_side), data.long_side)
     load = _EvalLoader(split, batches, data.canvases, transform, own, data.max_boxes)
@@ -159,7 +159,7 @@ def eval_batches(split: Split, data: DataConfig, *, process_index: int = 0, proc
 
 def eval_batch_count(split: Split, data: DataConfig) -> int:
     """How many batches `eval_batches` gives."""
-    canvas_of = choose_canvases(split.sizes, data.canvases, max(data.short_side), data.long_side)
+    canvas_of = _canvas_of(split.sizes, data)
     return len(plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size))
 
 
@@ -242,6 +242,12 @@ def _own_rows(name: str, batch_size: int, process_index: int, process_count: int
         raise DataError(f"config.{name} {batch_size} is not a multiple of the {process_count} hosts")
     share = batch_size // process_count
     return range(process_index * share, (process_index + 1) * share)
+
+
+def _canvas_of(sizes: np.ndarray, data: DataConfig) -> np.ndarray:
+    if not data.short_side or min(data.short_side) <= 0:
+        raise DataError(f"config.data.short_side is {data.short_side!r}; give one or more sides above 0")
+    return choose_canvases(sizes, data.canvases, max(data.short_side), data.long_side)
 
 
 def _threads() -> grain.ReadOptions:

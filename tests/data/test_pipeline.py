@@ -227,6 +227,8 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
         pipeline.train_batches(_split(config), config, 0, process_count=3)
     with pytest.raises(DataError, match=r"data\.eval_batch_size"):
         pipeline.eval_batches(_split(config), config, process_count=3)
+    with pytest.raises(DataError, match=r"data\.short_side is \(\)"):
+        pipeline.train_batches(_split(config), _config(folder, short_side=()), 0)
     for name in ("train", "val"):
         write_split(tmp_path, name, [(20, 30)], [[]])
     empty = _config(tmp_path)
