@@ -85,8 +85,8 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 without its classifier: images to the maps C2 to C5, of 24, 40, 112 and 320 channels.
 
-    norm: as in `BatchNorm`. frozen_stages: -1 nothing, 0 the stem, k the stem and the first k of the seven stages; these
-    keep their batch norm in eval mode and get no gradient. axis_name: as in `BatchNorm`.
+    norm: as in `BatchNorm`. frozen_stages: -1 nothing, 0 the stem, k the stem and the first k of the seven stages;
+    these keep their batch norm in eval mode and get no gradient. axis_name: as in `BatchNorm`.
     Convolutions start normal with variance 2 / fan-out as in the TensorFlow code, where the fan-out of a depthwise one
     is its k * k taps; norms at scale 1 and bias 0.
     """

@@ -7,6 +7,8 @@ import pytest
 
 from dyhead_jax import names
 from dyhead_jax.backbones.resnet import ResNet
+from dyhead_jax.backbones.swin import Swin
+from dyhead_jax.dyhead import DyHead
 from dyhead_jax.necks.fpn import FPN
 from tests.parity.goldens import Case, cases, folder, nhwc, relative
 
@@ -51,14 +53,19 @@ def _resnet(config: dict) -> ResNet:
     )
 
 
+def _zeros(model, *arguments) -> dict:
+    """The model's variables, all zero: what a file may lack (norms of unused maps) needs some value."""
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+
+
 def _run(model, table, weights, inputs, count, dtype) -> list[np.ndarray]:
     """The last `count` maps, as NCHW, of the model with the case's weights."""
     model = model.clone(dtype=jnp.dtype(dtype))
     inputs = jax.tree.map(lambda x: jnp.asarray(nhwc(x), dtype), inputs)
     arguments = (inputs,) if isinstance(inputs, list) else (inputs, False)  # a neck, a backbone
-    init = lambda: model.init(jax.random.key(0), *arguments)  # noqa: E731
-    variables = jax.jit(init)() if table.optional else jax.eval_shape(init)  # an optional parameter needs a value
-    variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), names.load(table, weights, variables))
+    variables = names.load(table, weights, _zeros(model, *arguments))
+    variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
     maps = jax.jit(lambda v: model.apply(v, *arguments))(variables)
     return [np.asarray(m).transpose(0, 3, 1, 2) for m in maps[len(maps) - count :]]
 
@@ -98,3 +105,41 @@ def test_fpn_levels(case):
     model = FPN(neck["out_channels"], start, levels, extra, neck.get("relu_before_extra_convs", False))
     keys = [f"fpn/p{start + 2 + i}" for i in range(levels)]
     _check(case, model, names.fpn_mmdet(len(maps) - start), case.under(prefix), maps, keys)
+
+
+def _swin_official(case: Case) -> Swin:
+    p = case.manifest["params"]
+    return Swin(p["embed_dim"], tuple(p["depths"]), tuple(p["num_heads"]), p["window_size"], p["drop_path_rate"])
+
+
+@pytest.mark.parametrize("case", _parameters([c for c in cases("G") if _has(c, "w/patch_embed.")]))
+def test_official_swin_maps(case):
+    keys = sorted(key for key in case.manifest["keys"] if key.startswith("out/stage"))
+    _check(case, _swin_official(case), names.swin_official, case.under("w/"), case["in/img"], keys)
+
+
+# Whole Swin detectors hold no backbone maps; the next place to compare is behind the DyHead.
+SWINS = [c for c in BACKBONES if _config(c)["type"] == "SwinTransformer"]
+
+
+@pytest.mark.parametrize("case", _parameters(SWINS))
+def test_mmdetection_swin_through_dyhead(case):
+    config, (neck, dyhead) = _config(case), case.manifest["params"]["config"]["neck"]
+    first = config["out_indices"][0]
+    backbone = Swin(config["embed_dims"], tuple(config["depths"]), tuple(config["num_heads"]), config["window_size"])
+    extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[neck.get("add_extra_convs", False)]
+    fpn = FPN(neck["out_channels"], first, neck["num_outs"], extra)
+    blocks = DyHead(dyhead["num_blocks"], dyhead["out_channels"], dcn_bias=False, lineage="mmdet")
+    images = jnp.asarray(nhwc(case["in/img"]))
+
+    def maps(module, table, weights, *inputs):
+        variables = names.load(table, weights, _zeros(module, *inputs))
+        return jax.jit(lambda v: module.apply(v, *inputs))(variables)
+
+    found = maps(backbone, names.swin_mmdet, case.under("w/backbone."), images, False)
+    pyramid = maps(fpn, names.fpn_mmdet(len(config["out_indices"])), case.under("w/neck.0."), found)
+    pyramid = maps(blocks, names.mmdet_dyhead(dyhead["num_blocks"]), case.under("w/neck.1."), pyramid)
+    keys = sorted(key for key in case.manifest["keys"] if key.startswith("dyhead/p"))
+    assert len(pyramid) == len(keys)
+    for got, key in zip(pyramid, keys, strict=True):
+        assert relative(np.asarray(got).transpose(0, 3, 1, 2), case[key]) <= 1e-4, key
