@@ -103,3 +103,59 @@ def max_iou(
         last = jnp.max(jnp.where(taken, jnp.arange(boxes.shape[0])[:, None], -1), axis=0)
         match = jnp.where(last >= 0, last, match)
     return jnp.where(out, Anchor.IGNORED, match).astype(jnp.int32)
+
+
+def fcos(
+    points: jax.Array, boxes: jax.Array, mask: jax.Array, ranges: jax.Array, radius: jax.Array | None = None
+) -> jax.Array:
+    """The smallest box that a point lies in and that its level answers for (Tian et al. 2019).
+
+    points: (n, 2) as (x, y); boxes: (m, 4); mask: (m,); ranges: (n, 2), least and largest of the greatest of a point's
+    four distances to the sides, both included. radius: (n,), in pixels: the point must lie in the part of the box that
+    is within `radius` of its centre (centre sampling); None: anywhere in the box. Strictly inside either way; of boxes
+    of equal area the earlier one. Returns (n,) int32. Source: mmdetection `FCOSHead.get_targets`.
+    """
+    points, boxes = points[:, None, :], boxes[None, :, :]
+    sides = geometry.encode_distances(points, boxes)  # (n, m, 4)
+    inside = jnp.min(sides, axis=-1) > 0
+    if radius is not None:
+        center, half = geometry.center(boxes), radius[:, None, None]
+        core = jnp.concatenate([center - half, center + half], axis=-1)
+        inside = inside & (jnp.min(geometry.encode_distances(points, core), axis=-1) > 0)
+    reach = jnp.max(sides, axis=-1)
+    fits = inside & (reach >= ranges[:, :1]) & (reach <= ranges[:, 1:]) & mask[None, :]
+    area = jnp.where(fits, geometry.area(boxes), jnp.inf)
+    match = jnp.where(jnp.any(fits, axis=1), jnp.argmin(area, axis=1), Anchor.NEGATIVE)
+    return match.astype(jnp.int32)
+
+
+def points(
+    centers: jax.Array,
+    strides: jax.Array,
+    boxes: jax.Array,
+    mask: jax.Array,
+    valid: jax.Array,
+    scale: float = 4.0,
+    number: int = 1,
+) -> jax.Array:
+    """The points nearest to a box's centre on the level of the box's size (Yang et al. 2019).
+
+    centers: (n, 2) as (x, y); strides: (n,) of each point's level; boxes: (m, 4); mask: (m,); valid: (n,) bool, False
+    for points that do not take part (they come out IGNORED). A box belongs to the coarsest level whose stride is at
+    most sqrt(area) / scale, or else to the finest; its `number` nearest points there, by distance in box sides, are
+    positive; a point wanted by several boxes takes the nearest, on ties the earlier.
+    Returns (n,) int32. Source: mmdetection `PointAssigner`.
+    """
+    size = jnp.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
+    # a comparison in place of the reference's logarithms: exact where a box is a power of two
+    covers = jnp.prod(size, axis=-1)[:, None] >= (scale * strides)[None, :] ** 2  # (m, n)
+    finest = jnp.min(jnp.where(valid, strides, jnp.inf))
+    level = jnp.max(jnp.where(covers & valid[None, :], strides[None, :], finest), axis=1)  # (m,)
+    gap = (centers[None, :, :] - geometry.center(boxes)[:, None, :]) / size[:, None, :]
+    here = (level[:, None] == strides[None, :]) & valid[None, :] & mask[:, None]
+    distance = jnp.where(here, jnp.sqrt(jnp.sum(gap**2, axis=-1)), jnp.inf)
+    near, index = jax.lax.top_k(-distance, min(number, distance.shape[1]))
+    rows = jnp.broadcast_to(jnp.arange(boxes.shape[0])[:, None], index.shape)
+    wanted = jnp.full(distance.shape, jnp.inf, distance.dtype).at[rows, index].set(-near)
+    match = jnp.where(jnp.min(wanted, axis=0) < jnp.inf, jnp.argmin(wanted, axis=0), Anchor.NEGATIVE)
+    return jnp.where(valid, match, Anchor.IGNORED).astype(jnp.int32)

@@ -27,3 +27,24 @@ def one_hot(labels: jax.Array, classes: int) -> jax.Array:
 def giou(predicted: jax.Array, target: jax.Array, eps: str = "floor") -> jax.Array:
     """1 - GIoU of boxes (..., 4); eps as in `boxes.giou`."""
     return 1.0 - geometry.giou(predicted, target, eps)
+
+
+def iou(predicted: jax.Array, target: jax.Array, mode: str = "log") -> jax.Array:
+    """Of boxes (..., 4): -log(max(IoU, 1e-6)) where mode is "log" (Yu et al. 2016), 1 - IoU where it is "linear"."""
+    overlap = jnp.maximum(geometry.iou(predicted, target), geometry.EPS)
+    if mode == "log":
+        return -jnp.log(overlap)
+    if mode == "linear":
+        return 1.0 - overlap
+    raise ValueError(f"IoU loss mode is {mode!r}; it may be 'log' or 'linear'")
+
+
+def l1(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """|predicted - target|, shapes equal."""
+    return jnp.abs(predicted - target)
+
+
+def smooth_l1(predicted: jax.Array, target: jax.Array, beta: float) -> jax.Array:
+    """d^2 / (2 beta) where d = |predicted - target| is below beta > 0, d - beta / 2 above it. Girshick 2015."""
+    d = jnp.abs(predicted - target)
+    return jnp.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)

@@ -3,6 +3,7 @@
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the padded input; sizes are (height, width) of the image inside it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,15 @@ def select(boxes: jax.Array, scores: jax.Array, rank: jax.Array, keep: int) -> C
     row, label = pair // rank.shape[1], pair % rank.shape[1]
     score = jnp.where(value > 0, scores[anchor][row, label], 0.0)
     return Candidates(boxes[anchor[row]], score, label.astype(jnp.int32))
+
+
+def select_levels(
+    boxes: Sequence[jax.Array], scores: Sequence[jax.Array], rank: Sequence[jax.Array], keep: int
+) -> Candidates:
+    """`select` for each level of a batch, joined. boxes: (b, n_l, 4); scores, rank: (b, n_l, q). Leading axis b."""
+    each = jax.vmap(lambda b, s, r: select(b, s, r, keep))
+    levels = [each(b, s, r) for b, s, r in zip(boxes, scores, rank, strict=True)]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *levels)
 
 
 def suppress(
