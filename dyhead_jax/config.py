@@ -229,15 +229,16 @@ class BorderDetConfig:
 
     module: str = "dyhead_jax.detectors.borderdet:BorderDet"
     towers: int = 4  # conv-GN-ReLU layers before the predictors; 0 with DyHead in their place
-    tower_norm_groups: int = 32
+    norm_groups: int = 32  # of the towers; 0 for no norm
     kernel: int = 3  # of the coarse predictors
+    center_offset: float = 0.0  # of a point inside its cell, in strides
     border_class_features: int = 256  # of a side's features in the class branch
     border_box_features: int = 128  # and in the box branch
     pool_size: int = 10  # a side is read at one point more
-    ranges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)  # pixels: largest distance of each level but the last
+    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)  # pixels between the ranges of neighbouring levels
     center_radius: float = 1.5  # of the centre box, in strides
-    border_iou: float = 0.6  # least IoU of a coarse box that border targets follow
-    border_std: float = 0.5
+    border_iou: float = 0.6  # least IoU with the truth of a coarse box that is corrected
+    border_std: float = 0.5  # unit of the corrections, in sides of the coarse box
     score_threshold: float = 0.05  # of the coarse score
     nms_threshold: float = 0.6
     nms_candidates: int = 1000  # kept a level before NMS

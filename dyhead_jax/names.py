@@ -292,3 +292,23 @@ faster_rcnn_detectron2 = Table(
     ),
     ignored=("proposal_generator.anchor_generator.*",),
 )
+
+
+def borderdet_official(towers: int) -> Table:
+    """The official BorderDet's head (cvpods names), `towers` layers deep; below `head.` in its files."""
+    rules: list[Rule] = []
+    for theirs, ours in (("cls", "class"), ("bbox", "box")):
+        for i in range(towers):  # convolution, norm, ReLU, one after the other
+            rules += conv(f"{theirs}_subnet.{3 * i}", f"{ours}_tower/conv_{i}", bias=True)
+            rules += norm(f"{theirs}_subnet.{3 * i + 1}", f"{ours}_tower/norm_{i}")
+        for part, name in (("cur_point_conv", "point"), ("ltrb_conv", "side"), ("border_conv", "merge")):
+            rules += conv(f"border_{theirs}_subnet.{part}.0", f"border_{ours}/{name}_conv", bias=True)
+    for theirs, ours in (
+        ("cls_score", "class_predictor"),
+        ("bbox_pred", "box_predictor"),
+        ("centerness", "centerness_predictor"),
+        ("border_cls_score", "border_class_predictor"),
+        ("border_bbox_pred", "border_box_predictor"),
+    ):
+        rules += conv(theirs, ours, bias=True)
+    return Table((*rules, Rule("scales.{}.scale", "scales[{}]", "scalar")))
