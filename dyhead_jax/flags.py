@@ -21,11 +21,6 @@ from dyhead_jax import config as configs
 from dyhead_jax.command import UsageError
 from dyhead_jax.config import Config, ConfigError
 
-_VALUES = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment", flag_values=_VALUES)
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=_VALUES)
-flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=_VALUES)
-
 
 def parse(argv: list[str], text: str) -> tuple[Config, Path] | None:
     """The checked config and the workdir, or None when `--help` was asked for and printed.
@@ -45,16 +40,23 @@ def parse(argv: list[str], text: str) -> tuple[Config, Path] | None:
         return None
     if not path:
         raise UsageError("--config=FILE is missing; configs/ has some (--help says more)")
-    _check_names(load_file(path), arguments)
+    config = load_file(path)
+    _check_names(config, arguments)
+    arguments = [argv[0], *_without(arguments, "config")]
+    values = flags.FlagValues()
+    # Not DEFINE_config_file, which would load the file a second time, by a deprecated way.
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=arguments)
+    flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     try:
-        rest = _VALUES(argv)
+        rest = values(arguments)
     except flags.Error as error:
         raise UsageError(str(error)) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not an option; options are --config, --config.<name>, --workdir and --debug")
-    if not _WORKDIR.value:
+    if not values.workdir:
         raise UsageError("--workdir=DIR is missing: the folder of the run (--help says more)")
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    config, workdir = values.config, Path(values.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"--workdir={workdir} is a file; it must be a folder, or a name that is free")
     try:
@@ -120,6 +122,18 @@ def _value(arguments: list[str], name: str) -> str | None:
     return found
 
 
+def _without(arguments: list[str], name: str) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in (f"-{name}", f"--{name}"):
+            skip = True
+        elif not argument.startswith((f"-{name}=", f"--{name}=")):
+            kept.append(argument)
+    return kept
+
+
 def _check_names(config: Config, arguments: list[str]) -> None:
     for argument in arguments:
         match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
@@ -141,12 +155,15 @@ def _names(node: Any) -> list[str]:
 def _unknown(node: Any, name: str) -> str:
     close = difflib.get_close_matches(name, _names(node), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(_names(node))}"
-    return f"{type(node).__name__} has no field {name!r}{hint}"
+    kind = node if isinstance(node, type) else type(node)
+    return f"{kind.__name__} has no field {name!r}{hint}"
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, AttributeError) and error.name is not None and dataclasses.is_dataclass(error.obj):
-        return _unknown(error.obj, error.name)
+    match = re.match(r"'(\w+)' object has no attribute '(\w+)'", str(error))
+    node = getattr(configs, match[1], None) if match else None
+    if match and dataclasses.is_dataclass(node):
+        return _unknown(node, match[2])
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg}"
     return f"{type(error).__name__}: {error}"

@@ -1,0 +1,297 @@
+"""The command line of train.py, and whole tiny runs of it: stopped, killed and finished."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dyhead_jax import checkpoint, command, flags, workdir
+from dyhead_jax import config as configs
+from tests.tiny_detector import leaves
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 8
+
+CONFIG = '''"""A run of seconds."""
+
+from configs.demo_shapes import get_config as demo
+
+
+def get_config():
+    config = demo()
+    source, data, model, optim, run = config.data.source, config.data, config.model, config.optim, config.run
+    source.train_images, source.val_images, source.size = 12, 6, 64
+    data.canvases, data.short_side, data.long_side = ((64, 64),), (64,), 64
+    data.batch_size, data.eval_batch_size = 4, 4
+    model.backbone.width, model.backbone.norm = 4, "sync"
+    model.neck.features, model.neck.levels = 16, 2
+    model.dyhead.features, model.dyhead.num_blocks, model.dyhead.norm_groups = 16, 1, 4
+    optim.warmup_steps, optim.ema = 2, 0.9
+    run.steps, run.eval_every, run.checkpoint_every, run.log_every = 8, 6, 4, 1
+    run.figure_images = 2
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+# The command line, in this process
+
+
+def parse(*arguments):
+    return flags.parse(["train.py", *arguments], "Trains.")
+
+
+def test_overrides_reach_the_config(config_file, tmp_path):
+    parsed = parse(f"--config={config_file}", "--config.optim.learning_rate=0.5", f"--workdir={tmp_path}")
+    assert parsed is not None
+    config, folder = parsed
+    assert config.optim.learning_rate == 0.5
+    assert config.data.batch_size == 4
+    assert folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optim.learnin_rate=1", "OptimConfig has no field 'learnin_rate'; did you mean 'learning_rate'"),
+        ("--config.optimm.learning_rate=1", "Config has no field 'optimm'; did you mean 'optim'"),
+        ("--config.run.steps.x=1", "there is nothing below 'x'"),
+        ("--noconfig.run.tensorbord", "did you mean 'tensorboard'"),
+        ("--config.run.steps=many", "config.run.steps=many"),
+        ("--wrkdir=x", "wrkdir"),
+        ("more", "'more' is not an option"),
+    ],
+)
+def test_wrong_arguments_are_named(argument, message, config_file):
+    with pytest.raises(command.UsageError) as error:
+        parse(f"--config={config_file}", "--workdir=x", argument)
+    assert message in command.one_line(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("c.optim.learnin_rate = 1", "line 4: OptimConfig has no field 'learnin_rate'; did you mean 'learning_rate'?"),
+        ("c.run.steps = 0", "config.run.steps is 0; it must be above 0"),
+        ("c.run.steps = 'x'", "a value has the wrong type"),
+        ("c.optim.name = 'adam'", "config.optim.name is 'adam'"),
+        ("c.model.dyhead.spatial = 'dyhead_jax.dyhead.spatial:Spatal'", "has no 'Spatal'"),
+        ("c =", "line 4: SyntaxError"),
+        ("import absent_module", "line 4: ModuleNotFoundError"),
+        ("return 3", "get_config() returns a int"),
+    ],
+)
+def test_wrong_config_files_are_named(text, message, tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        f"from dyhead_jax.config import Config\ndef get_config():\n    c = Config()\n    {text}\n    return c\n"
+    )
+    with pytest.raises(configs.ConfigError) as error:
+        parse(f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_arguments_and_files_are_named(config_file, tmp_path):
+    with pytest.raises(command.UsageError, match="--config=FILE is missing"):
+        parse()
+    with pytest.raises(command.UsageError, match="--workdir=DIR is missing"):
+        parse(f"--config={config_file}")
+    with pytest.raises(command.UsageError, match="is a file"):
+        parse(f"--config={config_file}", f"--workdir={config_file}")
+    with pytest.raises(configs.ConfigError, match=r"absent\.py: no such file"):
+        parse("--config=absent.py", f"--workdir={tmp_path}")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(configs.ConfigError, match="does not define get_config"):
+        parse(f"--config={tmp_path / 'empty.py'}", f"--workdir={tmp_path}")
+
+
+def test_help_lists_every_option(config_file, capsys):
+    assert parse("--help") is None
+    assert "Trains." in capsys.readouterr().out
+    assert parse(f"--config={config_file}", "--help") is None
+    out = capsys.readouterr().out
+    assert "A run of seconds." in out
+    assert "--config.data.source.train_images=12" in out
+    assert "--config.data.canvases=((64,64),)" in out
+    assert "# images a step, all devices and hosts together" in out
+
+
+# The folder of a run
+
+
+def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
+    config = configs.Config()
+    workdir.check(tmp_path, config)
+    workdir.claim(tmp_path, config)
+    workdir.check(tmp_path, config)
+    free = dataclasses.replace(config, run=dataclasses.replace(config.run, log_every=7, parallel="jit"))
+    workdir.check(tmp_path, free)
+    other = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, learning_rate=0.5),
+        model=dataclasses.replace(config.model, neck=dataclasses.replace(config.model.neck, features=128)),
+    )
+    with pytest.raises(workdir.WorkdirError) as error:
+        workdir.check(tmp_path, other)
+    assert "config.optim.learning_rate was 0.01, is 0.5" in str(error.value)
+    assert "config.model.neck.features was 256, is 128" in str(error.value)
+    assert configs.load_file(tmp_path / "config.json") == config
+    kind = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=configs.SwinConfig()))
+    with pytest.raises(workdir.WorkdirError, match=r"config\.model\.backbone was a ResNetConfig, is a SwinConfig"):
+        workdir.check(tmp_path, kind)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(workdir.WorkdirError, match=r"has metrics\.jsonl but no config\.json"):
+        workdir.check(tmp_path, configs.Config())
+
+
+# Whole runs, in processes of their own
+
+
+class Runs:
+    """Starts train.py; all runs share drawn pictures and compiled programs."""
+
+    def __init__(self, config_file, shared):
+        self.arguments = [
+            f"--config={config_file}",
+            f"--config.data.source.root={shared}",
+            f"--config.run.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        ]
+        self.environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        self.environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
+
+    def start(self, folder, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "train.py", *self.arguments, f"--workdir={folder}", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, folder, *arguments):
+        process = self.start(folder, *arguments)
+        out, error = process.communicate(timeout=300)
+        return process.returncode, out, error
+
+    def interrupt(self, folder, step, number):
+        """Sends the signal when the step has been reported."""
+        process = self.start(folder)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"step {step}/"):
+                process.send_signal(number)
+                break
+        out, error = process.communicate(timeout=300)
+        return process.returncode, out, error
+
+
+@pytest.fixture(scope="module")
+def runs(config_file, tmp_path_factory):
+    return Runs(config_file, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    code, out, error = runs.finish(folder)
+    assert code == 0, error
+    return folder, out, error
+
+
+def rows(folder):
+    """The lines of metrics.jsonl without the one number that is a clock's."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
+
+
+def saved_state(folder, step):
+    config = configs.load_file(folder / "config.json")
+    model = checkpoint.load_for_inference(folder, step)
+    assert model.config == config
+    return leaves(model.variables)
+
+
+def test_a_finished_run_leaves_what_it_promises(whole):
+    folder, out, error = whole
+    assert out.splitlines()[-1].startswith("AP ")
+    assert [word for word in out.splitlines()[-1].split() if word.startswith("AP")] == [
+        "AP", "AP50", "AP75", "APs", "APm", "APl",
+    ]  # fmt: skip
+    assert "warn" not in error.lower()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["checkpoints", "config.json", "figures", "metrics.jsonl"]
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["curves.png", "held_out.png"]
+    found = rows(folder)
+    assert [row["step"] for row in found if "train/loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in found if "eval/AP" in row] == [6, 8]
+    first = found[0]
+    terms = [value for key, value in first.items() if key.startswith("train/loss_")]
+    assert len(terms) == 3
+    np.testing.assert_allclose(sum(terms), first["train/loss"], rtol=1e-5)
+    assert {"train/lr", "train/grad_norm"} <= first.keys()
+
+
+def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_path):
+    folder = tmp_path / "run"
+    code, out, error = runs.interrupt(folder, 1, signal.SIGTERM)
+    assert code == 0, error
+    assert "stopped after step" in out.splitlines()[-1]
+    stopped = checkpoint.load_for_inference(folder).step
+    assert 2 <= stopped < STEPS
+    code, _, error = runs.interrupt(folder, 5, signal.SIGKILL)
+    assert code == -signal.SIGKILL, error
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "train/lo')  # as a kill within a write leaves it
+    code, out, error = runs.finish(folder)
+    assert code == 0, error
+    assert "going on from step" in out
+    assert out.splitlines()[-1] == whole[1].splitlines()[-1]
+    assert rows(folder) == rows(whole[0])
+    ours, wanted = saved_state(folder, STEPS), saved_state(whole[0], STEPS)
+    assert ours.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
+
+
+def test_a_finished_run_repeats_its_result(runs, whole):
+    folder, out, _ = whole
+    before = (folder / "metrics.jsonl").read_bytes()
+    code, again, error = runs.finish(folder)
+    assert code == 0, error
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    assert "step 1/" not in again
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
+    folder = whole[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, _, error = runs.finish(folder, "--config.optim.learning_rate=0.5")
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "config.optim.learning_rate was 0.002, is 0.5" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_loss_that_is_nan_stops_with_its_step(runs, tmp_path):
+    code, _, error = runs.finish(tmp_path / "run", "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=0")
+    assert code == 1
+    assert "the loss is nan at step" in error
+    assert error.count("\n") == 1
