@@ -4,6 +4,7 @@ SGD: the decay joins the gradient before the momentum, `v = m v + (g + d p)`, `p
 `p = p - lr (adam(g) + d p)` with betas (0.9, 0.999) and epsilon 1e-8. Both are `torch.optim`'s, to rounding.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -70,10 +71,10 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
 def decays(path: Path, norms: bool, biases: bool) -> bool:
     """Whether the parameter at `path` is decayed.
 
-    A norm's parameter has a module on its path whose name contains "norm" or begins with "bn"; a bias is a leaf of that
-    name.
+    A norm's parameter has a module on its path whose name contains "norm" or has "bn" for a word (bn1, downsample_bn);
+    a bias is a leaf of that name.
     """
-    is_norm = any("norm" in name.lower() or name.lower().startswith("bn") for name in path[:-1])
+    is_norm = any(re.search(r"norm|(^|_)bn\d*($|_)", name.lower()) for name in path[:-1])
     is_bias = path[-1] == "bias"
     return (norms or not is_norm) and (biases or not is_bias)
 

@@ -147,7 +147,7 @@ def make_train_step(
             done = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema, (1 + done) / (10 + done))
             now = {"params": params, "batch_stats": batch_stats}
-            # In this form weights that never change stay what they are, to the bit.
+            # In this form weights that never change stay exactly what they are.
             average = jax.tree.map(lambda a, x: a + ((1 - decay) * (x - a)).astype(a.dtype), average, now)
         metrics = {
             "loss": jnp.asarray(sum(losses.values())),

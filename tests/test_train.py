@@ -290,8 +290,8 @@ def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_loss_that_is_nan_stops_with_its_step(runs, tmp_path):
-    code, _, error = runs.finish(tmp_path / "run", "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=0")
+def test_a_loss_that_is_nan_stops_with_its_step(runs, whole, tmp_path):
+    code, _, error = runs.finish(tmp_path, "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=0")
     assert code == 1
     assert "the loss is nan at step" in error
     assert error.count("\n") == 1
