@@ -19,6 +19,11 @@ def focal(logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: flo
     return weight * miss**gamma * binary_cross_entropy(logits, targets)
 
 
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label]. logits: (..., q); labels: (...) int, 0 to q - 1. Returns (...)."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+
+
 def one_hot(labels: jax.Array, classes: int) -> jax.Array:
     """labels: (...) int, negative for background. Returns (..., classes) float32, all zero for background."""
     return jax.nn.one_hot(labels, classes, dtype=jnp.float32)

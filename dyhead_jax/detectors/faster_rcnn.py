@@ -228,13 +228,13 @@ class FasterRCNN(Detector):
         logits, deltas = self.second_stage(maps["dyhead"], rois)
 
         labels = jnp.where(chosen.positive, jnp.take_along_axis(ground_truth.labels, match, axis=1), self.num_classes)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=2)[..., 0]
+        class_loss = losses.cross_entropy(logits, labels)
         count = jnp.maximum(self.mean_over_devices(jnp.sum(chosen.mask).astype(jnp.float32)), 1.0)
         own = jnp.minimum(labels, self.num_classes - 1)[..., None, None]
         deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]
         box_loss = self._box_loss(rois, deltas, match, chosen.positive, ground_truth, self.box_std)
         return self._rpn_losses(maps, ground_truth) | {
-            "loss_class": jnp.sum(jnp.where(chosen.mask, -log_p, 0.0)) / count,
+            "loss_class": jnp.sum(jnp.where(chosen.mask, class_loss, 0.0)) / count,
             "loss_box": box_loss / count,
         }
 
