@@ -19,7 +19,7 @@ Path = tuple[str, ...]
 
 
 def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """The learning rate of step 0, 1, ... `steps` - 1, a float32 scalar.
+    """The learning rate of step 0, 1, ... `steps` - 1, a scalar.
 
     A product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
     number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
@@ -28,8 +28,8 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     boundaries = [round(fraction * steps) for fraction in optim.milestones]
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        rate = jnp.float32(optim.learning_rate)
+        step = jnp.asarray(step, float)  # float32, or float64 where that is enabled
+        rate = jnp.asarray(optim.learning_rate, float)
         if optim.schedule == "step":
             for boundary in boundaries:
                 rate = rate * jnp.where(step >= boundary, 0.1, 1.0)

@@ -81,8 +81,8 @@ def make_train_step(
     forward and backward each; losses are normalised over all of them (`_normalizers`), so that, statistics of batch
     norm apart, the update is that of the whole batch. ema: decay of the average, with the usual warm-up
     min(ema, (1 + t) / (10 + t)) at step t.
-    Metrics, float32 scalars equal on all devices: loss, loss_<term> for each term of the model, lr, and grad_norm
-    before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
+    Metrics, scalars of float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
+    grad_norm before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
 
     def losses_of(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, jax.Array], Any]:
@@ -96,7 +96,7 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": key, "sampling": jax.random.fold_in(key, 1)},
         )
-        losses = {name: jnp.asarray(value, jnp.float32) for name, value in losses.items()}
+        losses = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in losses.items()}
         return losses, changed.get("batch_stats", batch_stats)
 
     def grads_of(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:

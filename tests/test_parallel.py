@@ -1,11 +1,14 @@
 """Every way to use the devices gives one and the same update."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from dyhead_jax import config as configs
-from dyhead_jax import optim, parallel, steps
+from dyhead_jax import detectors, optim, parallel, steps
+from dyhead_jax.types import Batch
 from tests import tiny_detector
 from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_difference
 
@@ -62,6 +65,71 @@ def test_micro_batches_are_the_whole_batch(kind, accumulate, variables):
     parts, history = run(kind, variables, batch_norm=False, accumulate=accumulate)
     assert max_relative_difference(parts.params, whole.params) < 1e-5
     assert max_relative_difference(history, whole_history) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def atss():
+    """A whole detector with DyHead and cross-replica batch norm, and a batch whose images have 0 to 3 boxes."""
+    model = configs.ModelConfig(
+        num_classes=3,
+        backbone=configs.ResNetConfig(depth=18, width=4, norm="sync", frozen_stages=0),
+        neck=configs.FPNConfig(features=8, levels=2),
+        dyhead=configs.DyHeadConfig(num_blocks=1, features=8, norm_groups=4),
+    )
+    draw = np.random.default_rng(0)
+    corner, side = draw.uniform(0, 16, (16, 3, 2)), draw.uniform(30, 48, (16, 3, 2))
+    small = make_batch(16).ground_truth
+    truth = small.replace(
+        boxes=np.concatenate([corner, corner + side], -1).astype(np.float32),
+        labels=draw.integers(0, 3, (16, 3)).astype(np.int32),
+        sizes=np.full((16, 2), 64, np.int32),
+    )
+    batch = Batch(images=draw.integers(0, 256, (16, 64, 64, 3), np.uint8), ground_truth=truth)
+    variables = jax.jit(lambda: steps.init_variables(detectors.build(model), jax.random.key(0), (64, 64)))()
+    return model, jax.device_get(variables), batch
+
+
+def run_atss(atss, kind, accumulate=1, norm="sync"):
+    config, variables, batch = atss
+    config = replace(config, backbone=replace(config.backbone, norm=norm))
+    devices = parallel.make(kind, 16, accumulate)
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
+    model = detectors.build(config, axis_name=devices.axis_name)
+    step = devices.train_step(
+        steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name, accumulate=accumulate)
+    )
+    state = devices.replicate(steps.create_state(model, optimizer, variables))
+    placed = devices.put(batch)
+    for _ in range(3):
+        state, metrics = step(state, placed)
+    return devices.unreplicate(state), devices.unreplicate(metrics)
+
+
+def all_as_one(tree):
+    return np.concatenate([leaf.ravel() for leaf in leaves(tree).values()])
+
+
+def assert_same_update(found, wanted, start):
+    """Relative to all parameters, and more sharply to what three steps changed."""
+    ours, theirs, before = all_as_one(found[0].params), all_as_one(wanted[0].params), all_as_one(start)
+    assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
+    assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs - before)
+    assert wanted[1]["loss_box"] > 0  # there are positives
+    for name, value in wanted[1].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-4, err_msg=name)
+
+
+def test_the_update_of_a_whole_detector_is_that_of_one_device(atss):
+    single = run_atss(atss, "single")
+    for kind in ("pmap", "jit"):
+        found = run_atss(atss, kind)
+        assert_same_update(found, single, atss[1]["params"])
+        assert max_relative_difference(found[0].batch_stats, single[0].batch_stats) < 1e-4
+
+
+def test_micro_batches_of_a_whole_detector_are_the_whole_batch(atss):
+    whole = run_atss(atss, "single", norm="eval")
+    assert_same_update(run_atss(atss, "single", accumulate=4, norm="eval"), whole, atss[1]["params"])
 
 
 def test_a_batch_that_does_not_divide_is_named():
