@@ -14,11 +14,11 @@ from dyhead_jax.ops.conv import Conv, scale_shift
 
 MASKED = -100.0  # added to the logits of pixels that the cyclic shift brought together
 PATCH = 4
-small_normal = nn.initializers.truncated_normal(0.02)
+small_normal = nn.initializers.normal(0.02)  # the reference's truncation, at 100 standard deviations, cuts nothing
 
 
 class Linear(nn.Module):
-    """A linear layer over the last axis; truncated normal .02, zero bias.
+    """A linear layer over the last axis; normal .02, zero bias.
 
     One matrix product of flattened positions: contracting several axes makes a slow weight gradient on the CPU.
     """
@@ -185,7 +185,8 @@ class Swin(nn.Module):
     (4, 8, 16, 32), L: 192, (6, 12, 24, 48), both with the depths of S. drop_path: of the last block, linearly less
     before, in training only. absolute_position: a learned table of position_size x position_size patches, resized
     bicubically to the map, is added after the patch embedding. Frozen stages get no gradient and drop nothing.
-    remat: recompute each block in the backward pass. Weights start truncated normal .02, biases zero, norms 1 and 0.
+    remat: recompute each block in the backward pass. Weights start normal .02 (the reference's truncated normal cuts at
+    +-2, which is nothing), biases zero, norms 1 and 0.
     `axis_name` is there for the backbones' common interface: nothing here crosses images.
     """
 
