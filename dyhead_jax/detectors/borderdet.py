@@ -18,7 +18,7 @@ from dyhead_jax import assign, losses, postprocess
 from dyhead_jax import boxes as geometry
 from dyhead_jax.detectors.detector import Detector, Maps, flatten, image_sizes_or_canvas, shapes_of
 from dyhead_jax.detectors.towers import Tower, predictor, prior_bias, small_normal, widen
-from dyhead_jax.ops.border_align import border_align
+from dyhead_jax.ops.border_align import border_align_levels
 from dyhead_jax.types import Detections, GroundTruth
 
 
@@ -42,13 +42,19 @@ class BorderBranch(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, boxes: jax.Array) -> jax.Array:
-        """x: (b, h, w, c); boxes: (b, h * w, 4) in cells. Returns (b, h, w, features)."""
+    def __call__(self, pyramid: list[jax.Array], boxes: list[jax.Array]) -> list[jax.Array]:
+        """pyramid: (b, h_l, w_l, c); boxes: (b, h_l * w_l, 4) in cells. Returns (b, h_l, w_l, features) each."""
         conv = lambda n, name: nn.Conv(n, (1, 1), kernel_init=small_normal, dtype=self.dtype, name=name)  # noqa: E731
-        point = nn.relu(instance_norm(conv(self.border_features, "point_conv")(x)))
-        sides = nn.relu(instance_norm(conv(4 * self.border_features, "side_conv")(x)))
-        sides = border_align(sides, boxes, self.pool_size).reshape(*x.shape[:3], -1)
-        return nn.relu(conv(self.features, "merge_conv")(jnp.concatenate([sides, point], axis=-1)))
+        point_conv, side_conv = conv(self.border_features, "point_conv"), conv(4 * self.border_features, "side_conv")
+        merge_conv = conv(self.features, "merge_conv")
+        points = [nn.relu(instance_norm(point_conv(x))) for x in pyramid]
+        sides = [nn.relu(instance_norm(side_conv(x))) for x in pyramid]
+        sides = [
+            side.reshape(*x.shape[:3], -1)
+            for side, x in zip(border_align_levels(sides, boxes, self.pool_size), pyramid, strict=True)
+        ]
+        merged = [jnp.concatenate(pair, axis=-1) for pair in zip(sides, points, strict=True)]
+        return [nn.relu(merge_conv(x)) for x in merged]
 
 
 class BorderDet(Detector):
@@ -97,19 +103,19 @@ class BorderDet(Detector):
         """Of each level "class" logits (b, h, w, q), "box" distances in pixels (b, h, w, 4), "centerness" logits
         (b, h, w, 1), "border_class" logits (b, h, w, q) and "border_box" corrections (b, h, w, 4)."""
         maps: Maps = {"class": [], "box": [], "centerness": [], "border_class": [], "border_box": []}
-        towers = [(self.class_tower(x), self.box_tower(x)) for x in pyramid]
-        for level, (class_x, box_x) in enumerate(towers):
+        class_pyramid, box_pyramid = [self.class_tower(x) for x in pyramid], [self.box_tower(x) for x in pyramid]
+        for level, (class_x, box_x) in enumerate(zip(class_pyramid, box_pyramid, strict=True)):
             distances = nn.relu(widen(self.box_predictor(box_x)) * self.scales[level])
             maps["class"].append(widen(self.class_predictor(class_x)))
             maps["box"].append(distances * self.strides[level])
             maps["centerness"].append(widen(self.centerness_predictor(box_x)))
+        cells = []
         for level, boxes in enumerate(self.coarse_boxes(maps["box"])):
-            class_x, box_x = towers[level]
-            height, width = box_x.shape[1:3]
+            height, width = maps["box"][level].shape[1:3]
             limit = jnp.asarray([width - 1, height - 1] * 2, boxes.dtype).reshape(1, 1, 4)
-            cells = jnp.clip(boxes / self.strides[level], 0.0, limit)
-            maps["border_class"].append(widen(self.border_class_predictor(self.border_class(class_x, cells))))
-            maps["border_box"].append(widen(self.border_box_predictor(self.border_box(box_x, cells))))
+            cells.append(jnp.clip(boxes / self.strides[level], 0.0, limit))
+        maps["border_class"] = [widen(self.border_class_predictor(x)) for x in self.border_class(class_pyramid, cells)]
+        maps["border_box"] = [widen(self.border_box_predictor(x)) for x in self.border_box(box_pyramid, cells)]
         return maps
 
     def points(self, shapes: list[tuple[int, int]]) -> list[jax.Array]:

@@ -5,12 +5,12 @@ reads cells floor and floor + 1 without any half-cell shift.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-SIDES = ("top", "left", "bottom", "right")
+import numpy as np
 
 
 def border_align(feature: jax.Array, boxes: jax.Array, pool_size: int = 10) -> jax.Array:
@@ -21,79 +21,100 @@ def border_align(feature: jax.Array, boxes: jax.Array, pool_size: int = 10) -> j
     Returns (b, n, 4, c) in the dtype of the feature. The gradient goes to the four cells around the maximum, and none
     to the boxes. Raises ValueError for shapes that do not fit. Source: the official kernel `border_align`.
     """
-    if feature.ndim != 4 or feature.shape[3] % 4:
-        raise ValueError(f"border_align: feature has shape {feature.shape}, expected (b, h, w, 4 * c)")
-    if boxes.ndim != 3 or boxes.shape[0] != feature.shape[0] or boxes.shape[2] != 4:
-        raise ValueError(f"border_align: boxes have shape {boxes.shape}, expected ({feature.shape[0]}, n, 4)")
+    return border_align_levels([feature], [boxes], pool_size)[0]
+
+
+def border_align_levels(
+    features: Sequence[jax.Array], boxes: Sequence[jax.Array], pool_size: int = 10
+) -> list[jax.Array]:
+    """`border_align` of every level of a pyramid, in one loop over the points: fewer gathers, and quick to compile."""
+    channels = features[0].shape[-1]
+    for level, (feature, box) in enumerate(zip(features, boxes, strict=True)):
+        if feature.ndim != 4 or channels % 4 or feature.shape[3] != channels:
+            raise ValueError(f"border_align: feature {level} has shape {feature.shape}, expected (b, h, w, 4 * c)")
+        if box.ndim != 3 or box.shape[0] != feature.shape[0] or box.shape[2] != 4:
+            raise ValueError(f"border_align: boxes {level} have shape {box.shape}, expected ({feature.shape[0]}, n, 4)")
     if pool_size < 1:
         raise ValueError(f"border_align: pool_size is {pool_size}; it must be at least 1")
-    batch, height, width, channels = feature.shape
-    table = feature.reshape(batch, height * width, 4, channels // 4).transpose(0, 2, 1, 3)
-    boxes = jax.lax.stop_gradient(boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32)))
-    out: Any = _align((height, width), pool_size, table, boxes)
-    return out.transpose(0, 2, 1, 3).astype(feature.dtype)
+    batch, counts = features[0].shape[0], [box.shape[1] for box in boxes]
+    layout = tuple((*feature.shape[1:3], count) for feature, count in zip(features, counts, strict=True))
+    rows = jnp.concatenate([feature.reshape(batch, -1, 4, channels // 4) for feature in features], axis=1)
+    flat = jax.lax.stop_gradient(jnp.concatenate(boxes, axis=1))
+    flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+    out: Any = _align(layout, pool_size, rows.transpose(0, 2, 1, 3), flat)
+    out = out.transpose(0, 2, 1, 3).astype(features[0].dtype)
+    return jnp.split(out, np.cumsum(counts)[:-1].tolist(), axis=1)
 
 
-def _corners(size: tuple[int, int], pool_size: int, boxes: jax.Array, point: jax.Array):
-    """Rows of the map (b, 4, n) and weights of the four cells around point number `point` of every side."""
+Layout = tuple[tuple[int, int, int], ...]  # height, width and number of boxes of each level
+
+
+def _corners(layout: Layout, pool_size: int, boxes: jax.Array, point: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """Rows of the table (b, 4, n) and weights of the four cells around point number `point` of every side."""
+    counts = [count for *_, count in layout]
+    each = lambda v: jnp.asarray(np.repeat(np.asarray(v, np.int32), counts).reshape(1, 1, -1))  # noqa: E731
+    height, width = each([h for h, _, _ in layout]), each([w for _, w, _ in layout])
+    start = each(np.cumsum([0] + [h * w for h, w, _ in layout])[:-1])
     x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
     dx, dy = (x2 - x1) / pool_size, (y2 - y1) / pool_size
-    p = point.astype(boxes.dtype)
+    p = jnp.asarray(point, boxes.dtype)
     x = jnp.stack([x1 + p * dx, x1, x2 - p * dx, x2], axis=1)
     y = jnp.stack([y1, y1 + p * dy, y2, y2 - p * dy], axis=1)
-    (top, bottom, fy), (left, right, fx) = _cells(y, size[0]), _cells(x, size[1])
+    (top, bottom, fy), (left, right, fx) = _cells(y, height), _cells(x, width)
     return [
-        (top * size[1] + left, (1 - fy) * (1 - fx)),
-        (top * size[1] + right, (1 - fy) * fx),
-        (bottom * size[1] + left, fy * (1 - fx)),
-        (bottom * size[1] + right, fy * fx),
+        (start + top * width + left, (1 - fy) * (1 - fx)),
+        (start + top * width + right, (1 - fy) * fx),
+        (start + bottom * width + left, fy * (1 - fx)),
+        (start + bottom * width + right, fy * fx),
     ]
 
 
-def _cells(v: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    v = jnp.clip(v, 0.0, length - 1)
+def _cells(v: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    v = jnp.clip(v, 0.0, (length - 1).astype(v.dtype))
     low = v.astype(jnp.int32)
     return low, jnp.minimum(low + 1, length - 1), v - low.astype(v.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _align(size: tuple[int, int], pool_size: int, table: jax.Array, boxes: jax.Array) -> jax.Array:
-    """table: (b, 4, h * w, c); boxes: (b, n, 4). Returns (b, 4, n, c), float32 or wider."""
-    return _maximum(size, pool_size, table, boxes)[0]
+def _align(layout: Layout, pool_size: int, table: jax.Array, boxes: jax.Array) -> jax.Array:
+    """table: (b, 4, rows, c) of all levels; boxes: (b, n, 4). Returns (b, 4, n, c), float32 or wider."""
+    return _maximum(layout, pool_size, table, boxes)[0]
 
 
-def _maximum(size, pool_size, table, boxes) -> tuple[jax.Array, jax.Array]:
+def _maximum(layout, pool_size, table, boxes) -> tuple[jax.Array, jax.Array]:
     """The maxima and the number of the point that each was first met at."""
+    number = jnp.int8 if pool_size < 128 else jnp.int32
 
-    def sample(point: jax.Array) -> Any:
-        return sum(w[..., None] * _gather(table, rows) for rows, w in _corners(size, pool_size, boxes, point))
+    def sample(point: Any) -> Any:
+        return sum(w[..., None] * _gather(table, rows) for rows, w in _corners(layout, pool_size, boxes, point))
 
     def walk(point: jax.Array, carry):
         most, first = carry
         value = sample(point)
-        return jnp.maximum(most, value), jnp.where(value > most, point.astype(first.dtype), first)
+        return jnp.maximum(most, value), jnp.where(value > most, point.astype(number), first)
 
     # the first point starts the loop: its values vary over devices as a loop carry must inside shard_map
-    most = sample(jnp.int32(0))
-    return jax.lax.fori_loop(1, pool_size + 1, walk, (most, (most * 0).astype(jnp.int32)))
+    most = sample(0)
+    return jax.lax.fori_loop(1, pool_size + 1, walk, (most, (most != most).astype(number) * 0))
 
 
-def _align_fwd(size, pool_size, table, boxes) -> tuple[jax.Array, Any]:
-    most, first = _maximum(size, pool_size, table, boxes)
+def _align_fwd(layout, pool_size, table, boxes) -> tuple[jax.Array, Any]:
+    most, first = _maximum(layout, pool_size, table, boxes)
     return most, (table, boxes, first)
 
 
-def _align_bwd(size, pool_size, residuals, g) -> tuple[jax.Array, None]:
+def _align_bwd(layout, pool_size, residuals, g) -> tuple[jax.Array, None]:
     table, boxes, first = residuals
 
     def add(point, total):
         here = jnp.where(first == point, g, 0.0)
-        for rows, weight in _corners(size, pool_size, boxes, point):
+        for rows, weight in _corners(layout, pool_size, boxes, point):
             total = _scatter_add(total, rows, weight[..., None].astype(g.dtype) * here)
         return total
 
-    total = jax.lax.fori_loop(0, pool_size + 1, add, jnp.zeros_like(table, dtype=g.dtype))
-    return total.astype(table.dtype), None
+    # the walk's first step outside the loop, for the same reason as above
+    total = add(0, jnp.zeros_like(table, dtype=g.dtype))
+    return jax.lax.fori_loop(1, pool_size + 1, add, total).astype(table.dtype), None
 
 
 _align.defvjp(_align_fwd, _align_bwd)

@@ -93,7 +93,7 @@ def variables_of(case, model, pyramid):
 
 
 def in_either_width(run, bound_of, expected):
-    """Gradients have kinks (a maximum, a ReLU) where one float32 flip costs about 1e-3: such a case counts in float64."""
+    """Gradients have kinks (a maximum, a ReLU) where a float32 flip costs about 1e-3: such a case counts in float64."""
 
     def worst(got):
         errors = {k: relative(got[k], v) for k, v in expected.items()}
