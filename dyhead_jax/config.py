@@ -310,6 +310,7 @@ class OptimConfig:
     name: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = 0.01
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
+    bias_rate: float = 1.0  # multiplies the learning rate of biases, but not of norms' (FCOS: 2)
     momentum: float = 0.9  # SGD
     weight_decay: float = 1e-4
     decay_norms: bool = True  # decay also norm scales and biases, as both references do with SGD

@@ -48,7 +48,8 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
 
-    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the backbone's multiplier.
+    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the backbone
+    and of the biases.
     """
     parts = []
     if optim.clip_norm > 0:
@@ -65,18 +66,20 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
     parts.append(optax.scale_by_learning_rate(make_schedule(optim, steps)))
     if optim.backbone_rate != 1:
         parts.append(optax.masked(optax.scale(optim.backbone_rate), _by_path(lambda path: path[0] == "backbone")))
+    if optim.bias_rate != 1:
+        own = _by_path(lambda path: path[-1] == "bias" and not is_norm(path))
+        parts.append(optax.masked(optax.scale(optim.bias_rate), own))
     return optax.chain(*parts)
 
 
 def decays(path: Path, norms: bool, biases: bool) -> bool:
-    """Whether the parameter at `path` is decayed.
+    """Whether the parameter at `path` is decayed. A bias is a leaf of that name."""
+    return (norms or not is_norm(path)) and (biases or path[-1] != "bias")
 
-    A norm's parameter has a module on its path whose name contains "norm" or has "bn" for a word (bn1, downsample_bn);
-    a bias is a leaf of that name.
-    """
-    is_norm = any(re.search(r"norm|(^|_)bn\d*($|_)", name.lower()) for name in path[:-1])
-    is_bias = path[-1] == "bias"
-    return (norms or not is_norm) and (biases or not is_bias)
+
+def is_norm(path: Path) -> bool:
+    """Whether a module on `path` has a name that contains "norm" or has "bn" for a word (bn1, downsample_bn)."""
+    return any(re.search(r"norm|(^|_)bn\d*($|_)", name.lower()) for name in path[:-1])
 
 
 def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]:

@@ -83,8 +83,9 @@ def reference(config, steps=20, count=5):
         if config.clip_norm:
             grads = {k: g * min(1.0, config.clip_norm / norm) for k, g in grads.items()}
         for key, g in grads.items():
-            rate = float(schedule(i)) * (config.backbone_rate if "backbone" in key else 1.0)
             is_norm, is_bias = "orm" in key or "bn1" in key, "bias" in key
+            rate = float(schedule(i)) * (config.backbone_rate if "backbone" in key else 1.0)
+            rate *= config.bias_rate if is_bias and not is_norm else 1.0
             no_decay = (is_norm and not config.decay_norms) or (is_bias and not config.decay_biases)
             decay = 0.0 if no_decay else config.weight_decay
             if config.name == "sgd":
@@ -106,6 +107,7 @@ def reference(config, steps=20, count=5):
         {},
         {"backbone_rate": 0.1, "decay_norms": False},
         {"clip_norm": 0.5, "decay_biases": False},
+        {"bias_rate": 2.0, "backbone_rate": 0.5},
         {"decay_norms": False, "decay_biases": False, "backbone_rate": 0.3, "clip_norm": 2.0},
     ],
 )
