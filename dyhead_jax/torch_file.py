@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older form
@@ -23,7 +23,7 @@ STORAGES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
     "LongStorage": np.dtype("<i8"),
     "IntStorage": np.dtype("<i4"),
     "ShortStorage": np.dtype("<i2"),
@@ -56,7 +56,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except TorchFileError as error:
         raise TorchFileError(f"{path}: {error}") from error
     except Exception as error:  # whatever a broken or hostile pickle leads to
-        raise TorchFileError(f"{path} is broken or no PyTorch checkpoint ({type(error).__name__}: {error})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TorchFileError(f"{path} is broken or no PyTorch checkpoint ({reason})") from error
     if not arrays:
         raise TorchFileError(f"{path} holds no arrays, neither at the top nor below {' or '.join(INNER)}")
     return arrays
@@ -94,7 +95,7 @@ class _Tensor:
             return np.zeros(self.size, values.dtype)
         strides = [s * values.itemsize for s in self.stride]
         array = np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides, writeable=False)
-        return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+        return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 class _Dtype:
@@ -121,10 +122,14 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
+        self.fill(raw, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "_Array":
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
+        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
             raise TorchFileError("an array that is not of numbers")
-        self.values = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        self.values = np.frombuffer(bytes(raw), dtype.dtype).reshape(shape, order=order)
+        return self
 
     def array(self) -> np.ndarray:
         if self.values is None:
@@ -159,9 +164,10 @@ def _known() -> dict[tuple[str, str], Any]:
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): _Call(lambda code, *_: _Dtype(code)),
     }
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        known[core, "_reconstruct"] = _Call(lambda *_: _Array())
-        known[core, "scalar"] = _Call(lambda *_: None)
+    for core in ("numpy.core", "numpy._core"):
+        known[f"{core}.multiarray", "_reconstruct"] = _Call(lambda *_: _Array())
+        known[f"{core}.multiarray", "scalar"] = _Call(lambda *_: None)
+        known[f"{core}.numeric", "_frombuffer"] = _Call(lambda *arguments: _Array().fill(*arguments))
     return known | {("torch", name): name for name in STORAGES}
 
 

@@ -4,6 +4,7 @@ He et al. 2016, Xie et al. 2017 (ResNeXt), Dai et al. 2017 and Zhu et al. 2019 (
 torchvision and mmdetection 3: `layer1_0/conv1/kernel` is their `layer1.0.conv1.weight`.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -25,6 +26,24 @@ DEPTHS = {
 }
 STYLES = ("torch", "caffe")
 DEFORM = ("none", "v1", "v2")
+
+
+def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
+    """3x3 maximum at stride 2, padded by one: (b, h, w, c) -> (b, ceil(h / 2), ceil(w / 2), c).
+
+    implementation: "shifted" (the maximum of nine slices), "lax" (a window reduction), or "auto": shifted on the CPU,
+    where the gradient of the other is five times slower, lax elsewhere. Among equal largest values the gradient of one
+    shares, of the other goes to the first.
+    """
+    if implementation == "auto":
+        implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
+    if implementation == "lax":
+        return jnp.asarray(nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)]))
+    h, w = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    rows, columns = 2 * ((h + 1) // 2), 2 * ((w + 1) // 2)
+    taps = [x[:, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.maximum, taps)
 
 
 class DeformConv(nn.Module):
@@ -160,7 +179,7 @@ class ResNet(nn.Module):
         stem = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")
         norm = BatchNorm(self._norm(0), axis_name=self.axis_name, name="bn1")
         x = nn.relu(conv_norm(stem, norm, images, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x)
         if self.frozen_stages >= 0:
             x = jax.lax.stop_gradient(x)
         maps = []

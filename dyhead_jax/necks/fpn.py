@@ -55,7 +55,8 @@ class FPN(nn.Module):
         used = maps[self.start :]
         merged = [self._conv(1, 1, f"lateral_{i}")(c) for i, c in enumerate(used)]
         for i in range(len(merged) - 2, -1, -1):
-            merged[i] += upsample_nearest(merged[i + 1], merged[i].shape[1:3])
+            _, h, w, _ = merged[i].shape
+            merged[i] += upsample_nearest(merged[i + 1], (h, w))
         pyramid = [self._conv(3, 1, f"output_{i}")(m) for i, m in enumerate(merged[: self.levels])]
         for i in range(self.levels - len(pyramid)):
             if self.extra == "pool":

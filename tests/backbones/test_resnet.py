@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from dyhead_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, max_pool
 from tests.backbones.variables import random_variables
 
 TINY = ResNet(depth=18, width=8, frozen_stages=1)
@@ -67,6 +67,15 @@ def test_initialisation():
     np.testing.assert_allclose(params["downsample_conv"]["kernel"].std(), np.sqrt(2 / 64), rtol=0.05)
     assert (params["bn2"]["scale"] == 1).all()
     assert (params["downsample_bn"]["bias"] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1)])
+def test_max_pool_forms_agree(size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3)) - 2
+    got, expected = (jax.value_and_grad(lambda x, i=i: jnp.sin(max_pool(x, i)).sum())(x) for i in ("shifted", "lax"))
+    assert max_pool(x).shape == (2, (size[0] + 1) // 2, (size[1] + 1) // 2, 3)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_offset_biases_train_under_frozen_norms():
