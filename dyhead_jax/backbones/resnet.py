@@ -38,7 +38,8 @@ def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
     if implementation == "auto":
         implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
     if implementation == "lax":
-        return jnp.asarray(nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)]))
+        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
     h, w = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     rows, columns = 2 * ((h + 1) // 2), 2 * ((w + 1) // 2)
