@@ -2,9 +2,9 @@ r"""FCOS, ResNet-50, 1x: the baseline without DyHead, plain or with its later im
 
 Rows, COCO val2017 (targets): mmdetection `fcos_r50-caffe_fpn_gn-head_1x_coco`, 36.6 AP, and with centre sampling,
 normalised boxes, centreness on the box tower, GIoU and NMS at 0.6 (`...-center-normbbox-centeronreg-giou_1x_coco`),
-38.7 AP. 12 epochs of 7330 steps, batch 16, SGD 0.01, biases at twice the rate and not decayed, short side 800, caffe-style
-ResNet-50 in blue-green-red order. There the plain row holds a third of the rate for 500 steps where this one rises from
-a third, and the biases of norms are decayed. Meant for eight GPUs or TPU cores, two images each.
+38.7 AP. 12 epochs of 7330 steps, batch 16, SGD 0.01, biases at twice the rate and not decayed, short side 800,
+caffe-style ResNet-50 in blue-green-red order. There the plain row holds a third of the rate for 500 steps where this
+one rises from a third, and the biases of norms are decayed. Meant for eight GPUs or TPU cores, two images each.
 
     python train.py --config=configs/fcos_r50_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50_caffe.pth --workdir=runs/fcos_r50_1x

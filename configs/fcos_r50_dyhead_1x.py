@@ -2,8 +2,8 @@ r"""FCOS with six DyHead blocks in place of its towers, ResNet-50, 1x.
 
 No number was published for this row; the paper puts DyHead's gain in five detectors at 1.2 to 3.2 AP, so the target is
 39.9 to 41.9 AP on COCO val2017 over the 38.7 of `fcos_r50_1x.py:improved`, of which this is the model and data, but for
-the towers. Biases train as other parameters and the warm-up is that of the other rows. Meant for eight GPUs or TPU cores, two
-images each.
+the towers. Biases train as other parameters and the warm-up is that of the other rows. Meant for eight GPUs or TPU
+cores, two images each.
 
     python train.py --config=configs/fcos_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50_caffe.pth --workdir=runs/fcos_r50_dyhead_1x

@@ -2,8 +2,8 @@ r"""RepPoints (moment), ResNet-50, 1x: the baseline without DyHead.
 
 Row: mmdetection `reppoints-moment_r50_fpn_1x_coco`, 37.0 AP on COCO val2017 (target). 12 epochs of 7330 steps, batch
 16, SGD 0.01 with steps after 8 and 11, short side 800; towers without norm (its other row, 38.1 AP, has group norm in
-the towers, `--config.model.head.norm_groups=32`, and in the pyramid, which is not offered here). Meant for eight GPUs or TPU
-cores, two images each; needs torchvision's ImageNet weights of ResNet-50.
+the towers, `--config.model.head.norm_groups=32`, and in the pyramid, which is not offered here). Meant for eight GPUs
+or TPU cores, two images each; needs torchvision's ImageNet weights of ResNet-50.
 
     python train.py --config=configs/reppoints_r50_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50.pth --workdir=runs/reppoints_r50_1x

@@ -2,7 +2,8 @@ r"""RepPoints (moment) with six DyHead blocks in place of its towers, ResNet-50,
 
 No number was published for this row; the paper puts DyHead's gain in five detectors at 1.2 to 3.2 AP, so the target is
 38.2 to 40.2 AP on COCO val2017 over the 37.0 of `reppoints_r50_1x.py`, of which this is the model, data and schedule
-but for the towers. Meant for eight GPUs or TPU cores, two images each; needs torchvision's ImageNet weights of ResNet-50.
+but for the towers. Meant for eight GPUs or TPU cores, two images each; needs torchvision's ImageNet weights of
+ResNet-50.
 
     python train.py --config=configs/reppoints_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50.pth --workdir=runs/reppoints_r50_dyhead_1x

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dyhead_jax import names
 from dyhead_jax.types import Detections, GroundTruth
 from tests.parity import mmdet_model
 from tests.parity.goldens import Case, cases, nhwc, relative
@@ -57,6 +58,15 @@ def run(case: Case) -> Run:
 def check_pyramid(run: Run) -> None:
     for got, expected in zip(run.from_image, pyramid(run.case), strict=True):
         assert relative(got, expected) <= 1e-4
+
+
+def check_names(run: Run) -> None:
+    """The weights go back to the names and layouts they came from."""
+    table = mmdet_model.name_table(run.case.manifest["params"]["config"])
+    back = names.save(table, run.variables)
+    for name, value in run.case.under("w/").items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
 def check_maps(run: Run, prefix: str, ours: dict[str, str]) -> None:

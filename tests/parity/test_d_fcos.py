@@ -19,6 +19,10 @@ def test_pyramid(run):
     dense_case.check_pyramid(run)
 
 
+def test_names(run):
+    dense_case.check_names(run)
+
+
 def test_maps(run):
     names = {"cls_score": "class", "bbox_pred": "box", "centerness": "centerness"}
     dense_case.check_maps(run, "head/", names)
