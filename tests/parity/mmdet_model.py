@@ -54,7 +54,7 @@ def fpn(c: dict) -> FPNConfig:
     extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[c.get("add_extra_convs", False)]
     return FPNConfig(
         features=c["out_channels"],
-        start=c.get("start_level", 0),
+        start=c.get("start_level", 0) + 4 - len(c["in_channels"]),  # a Swin may leave out its finest maps
         levels=c["num_outs"],
         extra=extra,
         relu_before_extra=c.get("relu_before_extra_convs", False),
@@ -203,7 +203,7 @@ HEADS = {
     "RetinaNet": (retinanet_head, lambda config: names.retinanet_mmdet.under("bbox_head.", "")),
     "FCOS": (fcos_head, lambda config: names.fcos_mmdet.under("bbox_head.", "")),
     "RepPointsDetector": (reppoints_head, lambda config: names.reppoints_mmdet.under("bbox_head.", "")),
-    "FasterRCNN": (faster_rcnn_head, lambda config: names.faster_rcnn_mmdet),
+    "FasterRCNN": (faster_rcnn_head, lambda config: names.faster_rcnn_mmdet(config["rpn_head"].get("num_convs", 1))),
 }
 
 
@@ -248,7 +248,8 @@ def load(case: Case, c: dict, weights: dict[str, np.ndarray], dtype: str = "floa
     images = jax.ShapeDtypeStruct((1, *case["in/img"].shape[2:], 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     shapes = jax.eval_shape(lambda k, i, s: model.init(k, i, s, method="detect"), jax.random.key(0), images, sizes)
-    variables = names.load(name_table(c), weights, shapes)
+    start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)  # stays where the case has nothing
+    variables = names.load(name_table(c), weights, start)
     return model, jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
 
 
