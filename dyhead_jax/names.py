@@ -266,32 +266,36 @@ reppoints_mmdet = Table(
     )
 )
 
-faster_rcnn_mmdet = Table(
-    (
-        *conv("rpn_head.rpn_conv", "rpn_tower/conv_0", bias=True),
-        *conv("rpn_head.rpn_conv.{}.conv", "rpn_tower/conv_{}", bias=True),
-        *conv("rpn_head.rpn_cls", "rpn_class_predictor", bias=True),
-        *conv("rpn_head.rpn_reg", "rpn_box_predictor", bias=True),
-        *linear("roi_head.bbox_head.shared_fcs.{}", "roi_head/fc_{}"),
-        *linear("roi_head.bbox_head.fc_cls", "roi_head/class_predictor"),
-        *linear("roi_head.bbox_head.fc_reg", "roi_head/box_predictor"),
-    )
-)
 
-# detectron2 and the official code
-faster_rcnn_detectron2 = Table(
-    (
-        *conv("proposal_generator.rpn_head.conv", "rpn_tower/conv_0", bias=True),
-        *conv("proposal_generator.rpn_head.conv.conv{}", "rpn_tower/conv_{}", bias=True),
-        *conv("proposal_generator.rpn_head.objectness_logits", "rpn_class_predictor", bias=True),
-        *conv("proposal_generator.rpn_head.anchor_deltas", "rpn_box_predictor", bias=True),
-        *linear("roi_heads.box_head.fc1", "roi_head/fc_0"),
-        *linear("roi_heads.box_head.fc2", "roi_head/fc_1"),
-        *linear("roi_heads.box_predictor.cls_score", "roi_head/class_predictor"),
-        *linear("roi_heads.box_predictor.bbox_pred", "roi_head/box_predictor"),
-    ),
-    ignored=("proposal_generator.anchor_generator.*",),
-)
+def faster_rcnn_mmdet(rpn_convs: int = 1) -> Table:
+    """Names from "rpn_head.rpn_conv.weight" and "roi_head.bbox_head.fc_cls.weight" on."""
+    source = "rpn_head.rpn_conv" if rpn_convs == 1 else "rpn_head.rpn_conv.{}.conv"
+    return Table(
+        (
+            *conv(source, "rpn_tower/conv_0" if rpn_convs == 1 else "rpn_tower/conv_{}", bias=True),
+            *conv("rpn_head.rpn_cls", "rpn_class_predictor", bias=True),
+            *conv("rpn_head.rpn_reg", "rpn_box_predictor", bias=True),
+            *linear("roi_head.bbox_head.shared_fcs.{}", "roi_head/fc_{}"),
+            *linear("roi_head.bbox_head.fc_cls", "roi_head/class_predictor"),
+            *linear("roi_head.bbox_head.fc_reg", "roi_head/box_predictor"),
+        )
+    )
+
+
+def faster_rcnn_detectron2(layers: int = 2) -> Table:
+    """Names of detectron2 and the official code, from "proposal_generator." and "roi_heads." on."""
+    fully_connected = [r for i in range(layers) for r in linear(f"roi_heads.box_head.fc{i + 1}", f"roi_head/fc_{i}")]
+    return Table(
+        (
+            *conv("proposal_generator.rpn_head.conv", "rpn_tower/conv_0", bias=True),
+            *conv("proposal_generator.rpn_head.objectness_logits", "rpn_class_predictor", bias=True),
+            *conv("proposal_generator.rpn_head.anchor_deltas", "rpn_box_predictor", bias=True),
+            *fully_connected,
+            *linear("roi_heads.box_predictor.cls_score", "roi_head/class_predictor"),
+            *linear("roi_heads.box_predictor.bbox_pred", "roi_head/box_predictor"),
+        ),
+        ignored=("proposal_generator.anchor_generator.*",),
+    )
 
 
 def borderdet_official(towers: int) -> Table:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
+from dyhead_jax import names
 from dyhead_jax.detectors.borderdet import BorderDet, instance_norm
 from tests.detectors import tiny
 
@@ -172,6 +173,19 @@ def test_instance_norm():
     np.testing.assert_allclose(got.mean((1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(got.var((1, 2)), 1, atol=1e-4)
     assert not np.any(np.asarray(instance_norm(x[:, :1, :1])))
+
+
+def test_names_go_both_ways():
+    model = tiny.make(BorderDet, towers=2, **OPTIONS)
+    make = lambda k, i: model.init(k, i, None, method="detect")["params"]  # noqa: E731
+    shapes = jax.eval_shape(make, jax.random.key(0), tiny.images(1))
+    shapes = {"params": {k: v for k, v in shapes.items() if k not in ("backbone", "neck", "dyhead")}}
+    draw = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
+    table = names.borderdet_official(2)
+    state_dict = names.save(table, variables)
+    assert len(state_dict) == len(jax.tree.leaves(variables)) + 2  # the scales come one by one
+    jax.tree.map(np.testing.assert_array_equal, names.load(table, state_dict, shapes), variables)
 
 
 def test_wrong_options():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
+from dyhead_jax import names
 from dyhead_jax.detectors.faster_rcnn import FasterRCNN
 from tests.detectors import tiny
 
@@ -190,6 +191,25 @@ def test_parts_by_configuration():
         head = jax.eval_shape(make, jax.random.key(0), tiny.images(1))["params"]["roi_head"]
         assert present in head
         assert absent not in head
+
+
+def head_of(variables):
+    return {"params": {k: v for k, v in variables["params"].items() if k.startswith(("rpn", "roi"))}}
+
+
+@pytest.mark.parametrize(
+    ("table", "convs"),
+    [(names.faster_rcnn_mmdet(), 1), (names.faster_rcnn_mmdet(2), 2), (names.faster_rcnn_detectron2(), 1)],
+)
+def test_names_go_both_ways(table, convs):
+    model = tiny.make(FasterRCNN, **OPTIONS | {"rpn_convs": convs})
+    make = lambda k, i: model.init(k, i, None, method="detect")  # noqa: E731
+    shapes = head_of(jax.eval_shape(make, jax.random.key(0), tiny.images(1)))
+    draw = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
+    state_dict = names.save(table, variables)
+    assert len(state_dict) == len(jax.tree.leaves(variables))
+    jax.tree.map(np.testing.assert_array_equal, names.load(table, state_dict, shapes), variables)
 
 
 def test_too_many_levels():
