@@ -13,6 +13,7 @@ from dyhead_jax.detectors.borderdet import BorderDet
 from dyhead_jax.necks.fpn import FPN
 from dyhead_jax.ops.border_align import border_align
 from dyhead_jax.types import GroundTruth
+from tests.parity.detections import check_same
 from tests.parity.goldens import cases, nhwc, relative
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -135,9 +136,9 @@ def check_detections(case, found, sizes, atol):
     for i, (height, width) in enumerate(case.manifest["params"]["output_sizes"]):
         real = np.asarray(found.scores[i]) > 0
         scale = np.asarray([width / sizes[i][1], height / sizes[i][0]] * 2, np.float32)
-        np.testing.assert_array_equal(np.asarray(found.labels[i])[real], case[f"det_final/{i}.labels"])
-        np.testing.assert_allclose(np.asarray(found.boxes[i])[real] * scale, case[f"det_final/{i}.bboxes"], atol=atol)
-        np.testing.assert_allclose(np.asarray(found.scores[i])[real], case[f"det_final/{i}.scores"], atol=1e-4)
+        boxes, scores, labels = (np.asarray(x[i])[real] for x in (found.boxes, found.scores, found.labels))
+        expected = tuple(case[f"det_final/{i}.{name}"] for name in ("bboxes", "scores", "labels"))
+        check_same((boxes * scale, scores, labels), expected, atol)
 
 
 @pytest.mark.parametrize("case", cases("H01"), ids=lambda c: c.name)
