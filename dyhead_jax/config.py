@@ -1,8 +1,8 @@
 """The schema of an experiment: nested dataclasses whose fields are every option there is.
 
-A config file is Python with `get_config() -> Config`. Because the nodes are slotted dataclasses, a misspelt name fails in
+A config file is Python with `get_config() -> Config`. As the nodes are slotted dataclasses, a misspelt name dies in
 the file, and `--config.a.b=v` (ml_collections.config_flags) fails on the command line. The nodes `model.backbone`,
-`model.neck`, `model.dyhead`, `model.head` and `data.source` carry an import path in `module`; the other fields of such a
+`model.neck`, `model.dyhead`, `model.head` and `data.source` name a class in `module`; the other fields of such a
 node are the keyword arguments of that class (see `symbols.build`). `validate` runs after the overrides.
 """
 

@@ -1,4 +1,4 @@
-"""Strict test mode: warnings are errors (pyproject), rank promotion raises, eight CPU devices, a shared compile cache."""
+"""Strict test mode: warnings are errors (pyproject), rank promotion too, eight CPU devices, a shared compile cache."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Pictures of drawn shapes: what `shapes.Shapes` is made of.
 
-A picture has 1 to 10 of six shapes, sides log-uniform from 8 to 100 pixels at any rotation, stretched, textured, over
+A picture has 1 to 10 of six shapes, sides uniform from 8 to 100 pixels at any rotation, stretched, textured, over
 one another and over the border, on a background of colour clouds, stripes, noise and stray lines. At least `VISIBLE` of
 every shape lies inside the picture, and at least `VISIBLE` of that is not covered: each annotation can be seen.
 
@@ -65,7 +65,7 @@ def draw(rng: np.random.Generator, size: int) -> Picture:
 
 def _contours(rng: np.random.Generator, label: int, size: int) -> list[np.ndarray]:
     """Closed polygons (p, 2) in pixels; a ring has two, of which the second is the hole."""
-    side = np.exp(rng.uniform(np.log(MIN_SIDE), np.log(min(MAX_SIDE, 0.7 * size))))
+    side = rng.uniform(MIN_SIDE, min(MAX_SIDE, 0.7 * size))
     contours = [contour.copy() for contour in _UNIT[NAMES[label]]]
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -1,7 +1,7 @@
 """ATSS (Zhang et al. 2020): one anchor a cell; class, box and centreness; adaptive assignment.
 
 Coordinates: pixels of the padded input; boxes are deltas from anchors of side `anchor_scale` strides.
-Sources: the official DynamicHead head (the defaults) and mmdetection's `ATSSHead`; where the two differ a field says so.
+Sources: the official head (the defaults) and mmdetection's `ATSSHead`; where the two differ a field says so.
 """
 
 import jax

@@ -10,7 +10,7 @@ from flax import linen as nn
 def hard_sigmoid(x: jax.Array, lineage: str = "official") -> jax.Array:
     """min(max(x + 3, 0), 6) / 6, any shape.
 
-    The lineages differ in the gradient exactly at -3 and 3: "official" (ReLU6) gives 0 there, "mmdet" (clamp) gives 1/6.
+    The lineages differ in the gradient exactly at -3 and 3: "official" (ReLU6) gives 0, "mmdet" (clamp) gives 1/6.
     """
     inside = (x > -3) & (x < 3) if lineage == "official" else (x >= -3) & (x <= 3)
     return jnp.where(inside, (x + 3.0) / 6.0, jnp.where(x > 0, 1.0, 0.0).astype(x.dtype))

@@ -1,7 +1,7 @@
 """Offsets for the coarser neighbour, whose map is half the size of the offsets that are given to it.
 
 Shapes: offsets (b, H, W, k, 2), mask (b, H, W, k), predicted on level l; the result has the size (h, w) of level l + 1.
-The released code never resized them: its kernels walk the buffer with the strides of the smaller output. Every published
+The released code never resized them: its kernels walk the buffer with the strides of the smaller output. Each published
 AP was trained that way ("flat"), so it is the default; the other choices say what one might have meant.
 Public threads: microsoft/DynamicHead#25, microsoft/GLIP#52 and #62, open-mmlab/mmdetection#11146.
 """

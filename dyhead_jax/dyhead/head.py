@@ -81,7 +81,7 @@ class DyHead(nn.Module):
     """num_blocks blocks in a row; any number of levels; input channels may differ from `features`.
 
     block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
-    block with stacked parameters (leading axis num_blocks) in place of num_blocks copies; its input must have `features`
+    block with stacked parameters (leading axis num_blocks) in place of num_blocks copies; its input has `features`
     channels. The other fields are those of `DyHeadBlock`.
     """
 

@@ -1,15 +1,15 @@
 """Deformable convolution, v1 (offsets) and v2 (offsets and mask), on any backend.
 
-Coordinates: offsets are (dy, dx) in pixels of the map that is read; pixel (i, j) sits at the point (i, j), so a sample on
+Coordinates: offsets are (dy, dx) in pixels of the map read; pixel (i, j) sits at the point (i, j), so a sample on
 integers is the pixel itself. A point (y, x) is inside where y > -1, x > -1, y < h and x < w; each of its four corners
-that lies outside the map is zero. On the rim (y = -1 or y = h exactly) the value and all gradients are zero. The gradient
+that lies outside the map is zero. On the rim (y = -1 or y = h exactly) value and gradients are zero. The gradient
 of an offset uses the floor cell, so on an integer it is the right-hand cell's.
 
-Sources: Dai et al. 2017 (v1), Zhu et al. 2019 (v2); border rule and gradients as in mmcv 2.2.0 `modulated_deform_conv2d`.
+Sources: Dai et al. 2017 (v1), Zhu et al. 2019 (v2); border and gradients as in mmcv 2.2.0 `modulated_deform_conv2d`.
 
 How it works. All maps that a kernel is applied to (one, or every level of a pyramid) are laid out as rows of one table,
-each map with a border of zeros one pixel wide, which replaces validity tests of corners. One loop runs over the kernel's
-taps: gather four rows a sample, blend, multiply with that tap's matrix. Nothing of the size taps x samples x channels is
+each map with a border of zeros of one pixel, which replaces validity tests of corners. One loop runs over the kernel's
+taps: gather four rows a sample, blend, multiply with that tap's matrix. Nothing of size taps x samples x channels is
 ever stored: the backward pass is written by hand, gathers again, and scatters into the table in float32.
 The batch stays a batching dimension of every gather, so a sharded batch needs no communication.
 """
@@ -267,7 +267,7 @@ def _project(values: jax.Array, matrix: jax.Array, groups: int, wide) -> jax.Arr
 
 
 def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
-    """For g (b, p, c_out), the gradient of `_project`: of its values, and a function of the values to that of matrix."""
+    """For g (b, p, c_out), gradients of `_project`: of its values, and a function of the values to that of matrix."""
     if groups == 1:
         d_values = jnp.einsum("bpd,cd->bpc", g, matrix, preferred_element_type=wide)
         return d_values, lambda v: jnp.einsum("bpc,bpd->cd", v, g, preferred_element_type=wide)

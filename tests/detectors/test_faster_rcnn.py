@@ -4,11 +4,13 @@ paper draws it."""
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import names
+from dyhead_jax import names, steps
 from dyhead_jax.detectors.faster_rcnn import FasterRCNN
+from dyhead_jax.types import Batch
 from tests.detectors import tiny
 
 TASK = "dyhead_jax.dyhead.task:TaskAttention"
@@ -191,6 +193,21 @@ def test_parts_by_configuration():
         head = jax.eval_shape(make, jax.random.key(0), tiny.images(1))["params"]["roi_head"]
         assert present in head
         assert absent not in head
+
+
+def test_a_train_step_draws_samples():
+    """By its seed, anew at every step, and in every micro-batch of its own."""
+    model = tiny.make(FasterRCNN, **OPTIONS | {"rpn_samples": 8, "roi_samples": 8})
+    optimizer = optax.sgd(0.0)  # so that nothing but the samples changes
+    batch = Batch(images=(60 * tiny.images(2) + 120).astype(jnp.uint8), ground_truth=TRUTH)
+    state = steps.create_state(model, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
+    step = jax.jit(steps.make_train_step(model, optimizer, lambda _: 0.0, accumulate=2))
+    state, first = step(state, batch)
+    again = step(state.replace(step=state.step - 1), batch)[1]
+    _, second = step(state, batch)
+    assert first["loss_rpn_class"] == again["loss_rpn_class"]
+    assert first["loss_rpn_class"] != second["loss_rpn_class"]
+    assert all(np.isfinite(value) for value in second.values())
 
 
 def head_of(variables):
