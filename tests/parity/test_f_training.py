@@ -1,11 +1,10 @@
 """Golden cases F: twenty steps of the real train step follow the reference's losses and gradient norms.
 
-Under pmap the batch stands on eight devices, each image twice: sums and normalisers double alike, so the losses stay
-of the batch itself.
+Under pmap the batch stands on eight devices, each image twice: sums and normalisers double alike, so the losses
+stay those of the batch itself.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,10 +38,8 @@ def history(case, kind: str, dtype: str = "float32"):
     schedule = optim.make_schedule(chosen, STEPS)
     step = devices.train_step(steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name))
     batch = Batch(mmdet_model.images(case, dtype), mmdet_model.ground_truth(case, dtype))
-    if kind == "pmap":
-        batch = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
-    else:
-        batch = jax.tree.map(np.asarray, batch)
+    twice = (lambda x: np.concatenate([x, x])) if kind == "pmap" else np.asarray
+    batch = jax.tree.map(twice, batch)
     state = devices.replicate(steps.create_state(model, optimizer, {"batch_stats": {}} | variables))
     batch = devices.put(batch)
     rows = []

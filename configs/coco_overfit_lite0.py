@@ -1,0 +1,55 @@
+"""Can it learn at all? A few photographs of a COCO folder by heart, evaluated on themselves.
+
+Trains on the first eight images of the training split (`--config.data.source.limit`) and evaluates on the same ones,
+with 80 classes, at 480x640 pixels: the check to make before a long run on new data.
+
+    python train.py --config=configs/coco_overfit_lite0.py --config.data.root=PATH/TO/coco_folder --workdir=runs/overfit
+"""
+
+from dyhead_jax.config import (
+    ATSSConfig,
+    CocoFolderConfig,
+    Config,
+    DataConfig,
+    DyHeadConfig,
+    EfficientNetLiteConfig,
+    FPNConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            num_classes=80,
+            pixel_mean=(127.0, 127.0, 127.0),  # as Lite0 was trained
+            pixel_std=(128.0, 128.0, 128.0),
+            pretrained="efficientnet-lite0",
+            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
+            neck=FPNConfig(features=64, start=1, levels=4),
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),
+            head=ATSSConfig(kernel=3),
+        ),
+        data=DataConfig(
+            source=CocoFolderConfig(val_annotations="annotations/instances_train.json", val_images="train", limit=8),
+            canvases=((480, 640), (640, 480)),
+            short_side=(480,),
+            long_side=640,
+            flip=0.0,  # by heart
+            batch_size=4,
+            eval_batch_size=4,
+        ),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=8e-4,
+            backbone_rate=0.3,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup_steps=30,
+            clip_norm=10.0,
+            ema=0.97,
+        ),
+        run=RunConfig(steps=400, eval_every=0, checkpoint_every=200, log_every=20),
+    )
