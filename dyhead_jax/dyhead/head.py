@@ -26,7 +26,7 @@ def make(choice: Choice, name: str, **options: Any) -> Any:
 
     A fork's attention thus declares what it wants to know (`features`, `dtype`, ...) and nothing else.
     """
-    cls = symbols.load(choice) if isinstance(choice, str) else choice
+    cls: Any = symbols.load(choice) if isinstance(choice, str) else choice
     fields = getattr(cls, "__dataclass_fields__", {})
     return cls(name=name, **{k: v for k, v in options.items() if k in fields})
 
@@ -106,7 +106,7 @@ class DyHead(nn.Module):
 
         Raises ValueError when `scan` meets other channels than `features`.
         """
-        cls = symbols.load(self.block) if isinstance(self.block, str) else self.block
+        cls: Any = symbols.load(self.block) if isinstance(self.block, str) else self.block
         if self.remat:
             cls = nn.remat(cls, prevent_cse=not self.scan)
         options = {

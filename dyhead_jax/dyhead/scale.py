@@ -1,5 +1,7 @@
 """Scale-aware attention, pi_L: how much each candidate map counts at a level."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,7 +24,7 @@ class ScaleAttention(nn.Module):
     def __call__(self, candidates: list[jax.Array]) -> jax.Array:
         """candidates: maps (b, h, w, c) of one level. Returns (b, h, w, c)."""
         gate = nn.Dense(1, kernel_init=nn.initializers.normal(0.01), name="gate")
-        total = 0.0
+        total: Any = 0.0
         for f in candidates:
             wide = jnp.promote_types(f.dtype, jnp.float32)
             pooled = jnp.mean(f.astype(wide), axis=(1, 2))

@@ -72,7 +72,7 @@ class SpatialAttention(nn.Module):
 
     def _coarser(self, pyramid, offsets, masks) -> list[jax.Array]:
         """The coarser neighbour's candidate of each level but the coarsest."""
-        sizes = [x.shape[1:3] for x in pyramid]
+        sizes = [(x.shape[1], x.shape[2]) for x in pyramid]
         if self.coarse_offsets == "upsample_first":
             maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes[:-1], strict=True)]
             return self._deform("high", maps, offsets[:-1], masks[:-1], stride=1)
@@ -128,11 +128,12 @@ class PlainNeighbours(nn.Module):
         candidates = [[own(x)] for x in pyramid]
         if len(pyramid) == 1:
             return candidates
+        sizes = [(x.shape[1], x.shape[2]) for x in pyramid]
         finer, coarser = branch("low", 2), branch("high", 1)
         for level in range(1, len(pyramid)):
             candidates[level].append(finer(pyramid[level - 1]))
         for level in range(len(pyramid) - 1):
-            candidates[level].append(upsample_align_corners(coarser(pyramid[level + 1]), pyramid[level].shape[1:3]))
+            candidates[level].append(upsample_align_corners(coarser(pyramid[level + 1]), sizes[level]))
         return candidates
 
 

@@ -16,7 +16,7 @@ The batch stays a batching dimension of every gather, so a sharded batch needs n
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,11 +68,11 @@ def deform_conv(
     implementation: one of IMPLEMENTATIONS or "auto"; all give the same numbers.
     Raises ValueError naming the axis when shapes do not fit.
     """
-    mask = None if mask is None else [mask]
+    masks = None if mask is None else [mask]
     return deform_conv_levels(
         [x],
         [offsets],
-        mask,
+        masks,
         kernel,
         bias,
         stride=stride,
@@ -118,7 +118,7 @@ def deform_conv_levels(
     if masks is not None:
         blend = _by_tap([m[..., None] for m in masks], deform_groups)[..., 0].astype(y.dtype)
     flat = kernel.reshape(taps, *kernel.shape[2:])
-    out = _tap_loop(tuple(layouts), groups, deform_groups, list(maps), y, x_, blend, flat)
+    out: Any = _tap_loop(tuple(layouts), groups, deform_groups, list(maps), y, x_, blend, flat)
     if bias is not None:
         out = out + bias.astype(out.dtype).reshape(1, 1, -1)
     out = out.astype(maps[0].dtype)
@@ -131,7 +131,7 @@ def deform_conv_levels(
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _check(x, offsets, mask, kernel, bias, stride, padding, dilation, groups, level) -> None:
@@ -299,7 +299,7 @@ def _tap_loop(layouts, groups, deform_groups, maps, y, x, mask, kernel):
     def tap(total, inputs):
         y, x, mask, matrix = inputs
         s = _samples(layouts, y, x, mask)
-        value = sum((w * s.mask)[..., None].astype(wide) * _gather(table, row) for row, w in _corners(s))
+        value: Any = sum((w * s.mask)[..., None].astype(wide) * _gather(table, row) for row, w in _corners(s))
         return total + _project(_merge(value).astype(table.dtype), matrix.astype(table.dtype), groups, wide), None
 
     zero = _zeros(table, (table.shape[0], y.shape[3], kernel.shape[2]), wide)
