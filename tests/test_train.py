@@ -21,6 +21,7 @@ STEPS = 8
 CONFIG = '''"""A run of seconds."""
 
 from configs.demo_shapes import get_config as demo
+from dyhead_jax.config import ResNetConfig
 
 
 def get_config():
@@ -29,7 +30,7 @@ def get_config():
     source.train_images, source.val_images, source.size = 12, 6, 64
     data.canvases, data.short_side, data.long_side = ((64, 64),), (64,), 64
     data.batch_size, data.eval_batch_size = 4, 4
-    model.backbone.width, model.backbone.norm = 4, "sync"
+    model.pretrained, model.backbone = "", ResNetConfig(depth=18, width=4, norm="sync", frozen_stages=-1)
     model.neck.features, model.neck.levels = 16, 2
     model.dyhead.features, model.dyhead.num_blocks, model.dyhead.norm_groups = 16, 1, 4
     optim.warmup_steps, optim.ema = 2, 0.9
@@ -286,7 +287,7 @@ def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
     code, _, error = runs.finish(folder, "--config.optim.learning_rate=0.5")
     assert code == 1
     assert error.count("\n") == 1
-    assert "config.optim.learning_rate was 0.002, is 0.5" in error
+    assert "config.optim.learning_rate was 0.0005, is 0.5" in error
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
