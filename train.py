@@ -33,7 +33,7 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import command, detectors, evaluate, flags, optim, parallel, steps, visualize, workdir
+from dyhead_jax import command, detectors, evaluate, flags, optim, parallel, pretrained, steps, visualize, workdir
 from dyhead_jax.checkpoint import Checkpoints, make_meta
 from dyhead_jax.config import Config, ConfigError
 from dyhead_jax.data import pipeline
@@ -190,22 +190,11 @@ def first_variables(config: Config, model: Any) -> dict[str, Any]:
 
 def with_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
     """The variables with the backbone's weights that config.model.pretrained names."""
-    name = config.model.pretrained
-    if not name:
+    if not config.model.pretrained:
         return variables
-    if name != "efficientnet-lite0":
-        raise ConfigError(f"config.model.pretrained is {name!r}; it may be '' or 'efficientnet-lite0'")
-    from dyhead_jax.backbones import efficientnet_lite
-
-    loaded = efficientnet_lite.pretrained()
-    result = {}
-    for collection, tree in variables.items():
-        have = jax.tree.map(jax.numpy.shape, tree.get("backbone", {}))
-        give = jax.tree.map(jax.numpy.shape, loaded.get(collection, {}))
-        if have != give:
-            raise ConfigError(f"config.model.pretrained={name!r} does not fit config.model.backbone ({collection})")
-        result[collection] = {**tree, "backbone": loaded[collection]} if have else tree
-    return result
+    here = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+    loaded = pretrained.backbone(config.model.pretrained, here)
+    return {name: tree | {"backbone": loaded[name]} if name in here else tree for name, tree in variables.items()}
 
 
 def new_state(config: Config, model: Any, optimizer: Any, variables: dict[str, Any]) -> steps.TrainState:

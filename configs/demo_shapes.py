@@ -1,7 +1,7 @@
 """Drawn shapes: the demonstration, minutes on two CPU cores.
 
 EfficientNet-Lite0 with its ImageNet weights, a 64-channel pyramid with strides 8-64, two DyHead blocks and ATSS learn
-to find six kinds of drawn shapes of 8 to 100 pixels, rotated, textured and overlapping, in pictures of 128 pixels.
+to find six kinds of drawn shapes of 8 to 100 pixels, rotated, textured and overlapping, in pictures of 160 pixels.
 
     python train.py --config=configs/demo_shapes.py --workdir=runs/demo
 
@@ -36,17 +36,17 @@ def get_config() -> Config:
             head=ATSSConfig(kernel=3),
         ),
         data=DataConfig(
-            source=ShapesConfig(size=128),
-            canvases=((128, 128),),
-            short_side=(128,),
-            long_side=128,
+            source=ShapesConfig(),
+            canvases=((160, 160),),
+            short_side=(160,),
+            long_side=160,
             batch_size=8,
             eval_batch_size=20,
             max_boxes=20,
         ),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=5e-4,
+            learning_rate=3e-4,
             weight_decay=0.02,
             decay_norms=False,
             decay_biases=False,
@@ -55,5 +55,5 @@ def get_config() -> Config:
             clip_norm=10.0,
             ema=0.99,
         ),
-        run=RunConfig(steps=900, eval_every=450, checkpoint_every=300, log_every=20),
+        run=RunConfig(steps=600, eval_every=300, checkpoint_every=300, log_every=20),
     )

@@ -65,7 +65,7 @@ def draw(rng: np.random.Generator, size: int) -> Picture:
 
 def _contours(rng: np.random.Generator, label: int, size: int) -> list[np.ndarray]:
     """Closed polygons (p, 2) in pixels; a ring has two, of which the second is the hole."""
-    side = rng.uniform(MIN_SIDE, min(MAX_SIDE, 0.8 * size))
+    side = rng.uniform(MIN_SIDE, min(MAX_SIDE, 0.7 * size))
     contours = [contour.copy() for contour in _UNIT[NAMES[label]]]
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -13,7 +13,7 @@ from dyhead_jax.data import builders, coco_json, drawing
 from dyhead_jax.data.coco_folder import CocoSplit
 from dyhead_jax.data.source import DataError
 
-_VERSION = 3  # of the drawings; other drawings are kept in another folder
+_VERSION = 2  # of the drawings; other drawings are kept in another folder
 _STREAM = {"train": 0, "val": 1}  # train and val pictures come from different random streams
 
 
