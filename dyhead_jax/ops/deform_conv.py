@@ -122,8 +122,8 @@ def deform_conv_levels(
     if bias is not None:
         out = out + bias.astype(out.dtype).reshape(1, 1, -1)
     out = out.astype(maps[0].dtype)
-    sizes = [layout.out_height * layout.out_width for layout in layouts]
-    pieces = jnp.split(out, np.cumsum(sizes)[:-1].tolist(), axis=1)
+    ends = np.cumsum([layout.out_height * layout.out_width for layout in layouts])
+    pieces = jnp.split(out, ends[:-1].tolist(), axis=1)
     return [
         piece.reshape(out.shape[0], layout.out_height, layout.out_width, out.shape[2])
         for piece, layout in zip(pieces, layouts, strict=True)

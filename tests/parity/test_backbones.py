@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import names
-from dyhead_jax.backbones.resnet import ResNet
+from dyhead_jax import names, symbols
 from dyhead_jax.backbones.swin import Swin
-from dyhead_jax.dyhead import DyHead
-from dyhead_jax.necks.fpn import FPN
+from tests.parity import mmdet_model
 from tests.parity.goldens import Case, cases, folder, nhwc, relative
 
 TOLERANCE = 1e-5
@@ -35,22 +33,6 @@ def _parameters(found: list[Case]) -> list:
 BACKBONES = [c for c in cases("D") if _config(c)]
 RESNETS = [c for c in BACKBONES if "Res" in _config(c)["type"] and (_has(c, "backbone/c") or _has(c, "out/f0"))]
 NECKS = [c for c in BACKBONES if _has(c, "fpn/p") and _has(c, "backbone/c")]
-
-
-def _resnet(config: dict) -> ResNet:
-    dcn = config.get("dcn")
-    stages = config.get("stage_with_dcn", (False,) * 4)
-    return ResNet(
-        depth=config["depth"],
-        style={"pytorch": "torch", "caffe": "caffe"}[config["style"]],
-        width=config.get("base_channels", 64),
-        groups=config.get("groups", 1),
-        group_width=config.get("base_width", 64),
-        norm="eval" if config["norm_cfg"].get("requires_grad", True) else "frozen",
-        frozen_stages=config["frozen_stages"],
-        deform={"DCN": "v1", "DCNv2": "v2"}[dcn["type"]] if dcn else "none",
-        deform_stages=tuple(i + 2 for i, used in enumerate(stages) if used) if dcn else (),
-    )
 
 
 def _zeros(model, *arguments) -> dict:
@@ -92,7 +74,7 @@ def test_resnet_maps(case):
     whole = _has(case, "w/backbone.")
     weights = case.under("w/backbone." if whole else "w/")
     keys = [f"backbone/c{i + 2}" if whole else f"out/f{i}" for i in range(4)]
-    _check(case, _resnet(_config(case)), names.resnet, weights, case["in/img"], keys)
+    _check(case, symbols.build(mmdet_model.resnet(_config(case))), names.resnet, weights, case["in/img"], keys)
 
 
 @pytest.mark.parametrize("case", _parameters(NECKS))
@@ -100,11 +82,10 @@ def test_fpn_levels(case):
     neck = case.manifest["params"]["config"]["neck"]
     prefix, neck = ("w/neck.0.", neck[0]) if isinstance(neck, list) else ("w/neck.", neck)
     maps = [case[f"backbone/c{i + 2}"] for i in range(len(neck["in_channels"]))]
-    extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[neck.get("add_extra_convs", False)]
-    start, levels = neck["start_level"], neck["num_outs"]
-    model = FPN(neck["out_channels"], start, levels, extra, neck.get("relu_before_extra_convs", False))
-    keys = [f"fpn/p{start + 2 + i}" for i in range(levels)]
-    _check(case, model, names.fpn_mmdet(len(maps) - start), case.under(prefix), maps, keys)
+    config = mmdet_model.fpn(neck)
+    start = config.start
+    keys = [f"fpn/p{start + 2 + i}" for i in range(config.levels)]
+    _check(case, symbols.build(config), names.fpn_mmdet(len(maps) - start), case.under(prefix), maps, keys)
 
 
 def _swin_official(case: Case) -> Swin:
@@ -116,30 +97,3 @@ def _swin_official(case: Case) -> Swin:
 def test_official_swin_maps(case):
     keys = sorted(key for key in case.manifest["keys"] if key.startswith("out/stage"))
     _check(case, _swin_official(case), names.swin_official, case.under("w/"), case["in/img"], keys)
-
-
-# Whole Swin detectors hold no backbone maps; the next place to compare is behind the DyHead.
-SWINS = [c for c in BACKBONES if _config(c)["type"] == "SwinTransformer"]
-
-
-@pytest.mark.parametrize("case", _parameters(SWINS))
-def test_mmdetection_swin_through_dyhead(case):
-    config, (neck, dyhead) = _config(case), case.manifest["params"]["config"]["neck"]
-    first = config["out_indices"][0]
-    backbone = Swin(config["embed_dims"], tuple(config["depths"]), tuple(config["num_heads"]), config["window_size"])
-    extra = {"on_output": "p5", "on_input": "c5", False: "pool"}[neck.get("add_extra_convs", False)]
-    fpn = FPN(neck["out_channels"], first, neck["num_outs"], extra)
-    blocks = DyHead(dyhead["num_blocks"], dyhead["out_channels"], dcn_bias=False, lineage="mmdet")
-    images = jnp.asarray(nhwc(case["in/img"]))
-
-    def maps(module, table, weights, *inputs):
-        variables = names.load(table, weights, _zeros(module, *inputs))
-        return jax.jit(lambda v: module.apply(v, *inputs))(variables)
-
-    found = maps(backbone, names.swin_mmdet, case.under("w/backbone."), images, False)
-    pyramid = maps(fpn, names.fpn_mmdet(len(config["out_indices"])), case.under("w/neck.0."), found)
-    pyramid = maps(blocks, names.mmdet_dyhead(dyhead["num_blocks"]), case.under("w/neck.1."), pyramid)
-    keys = sorted(key for key in case.manifest["keys"] if key.startswith("dyhead/p"))
-    assert len(pyramid) == len(keys)
-    for got, key in zip(pyramid, keys, strict=True):
-        assert relative(np.asarray(got).transpose(0, 3, 1, 2), case[key]) <= 1e-4, key
