@@ -48,8 +48,8 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
 
-    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the backbone
-    and of the biases.
+    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the backbone,
+    of the predictors of sampling offsets and of the biases.
     """
     parts = []
     if optim.clip_norm > 0:
@@ -66,6 +66,8 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
     parts.append(optax.scale_by_learning_rate(make_schedule(optim, steps)))
     if optim.backbone_rate != 1:
         parts.append(optax.masked(optax.scale(optim.backbone_rate), _by_path(lambda path: path[0] == "backbone")))
+    if optim.offset_rate != 1:
+        parts.append(optax.masked(optax.scale(optim.offset_rate), _by_path(predicts_offsets)))
     if optim.bias_rate != 1:
         own = _by_path(lambda path: path[-1] == "bias" and not is_norm(path))
         parts.append(optax.masked(optax.scale(optim.bias_rate), own))
@@ -80,6 +82,11 @@ def decays(path: Path, norms: bool, biases: bool) -> bool:
 def is_norm(path: Path) -> bool:
     """Whether a module on `path` has a name that contains "norm" or has "bn" for a word (bn1, downsample_bn)."""
     return any(re.search(r"norm|(^|_)bn\d*($|_)", name.lower()) for name in path[:-1])
+
+
+def predicts_offsets(path: Path) -> bool:
+    """Whether the parameter at `path` belongs to a convolution that predicts where a deformable convolution samples."""
+    return any(re.search(r"(^|_)offset$", name) for name in path[:-1])
 
 
 def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]:

@@ -1,0 +1,48 @@
+"""The schema of an experiment: nested dataclasses whose fields are every option there is.
+
+A config file is Python with `get_config() -> Config`. As the nodes are slotted dataclasses, a misspelt name dies in
+the file, and `--config.a.b=v` (ml_collections.config_flags) fails on the command line. The nodes `model.backbone`,
+`model.neck`, `model.dyhead`, `model.head` and `data.source` name a class in `module`; the other fields of such a
+node are the keyword arguments of that class (see `symbols.build`). `validate` runs after the overrides.
+"""
+
+from dyhead_jax.config.backbones import EfficientNetLiteConfig, ResNetConfig, SwinConfig
+from dyhead_jax.config.data import CocoFolderConfig, DataConfig, ShapesConfig
+from dyhead_jax.config.detectors import (
+    ATSSConfig,
+    BorderDetConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    RepPointsConfig,
+    RetinaNetConfig,
+)
+from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunConfig
+from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
+from dyhead_jax.config.serialization import from_json, load_file, to_json
+from dyhead_jax.config.validation import ConfigError, validate
+
+__all__ = [
+    "ATSSConfig",
+    "BorderDetConfig",
+    "CocoFolderConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DyHeadConfig",
+    "EfficientNetLiteConfig",
+    "FCOSConfig",
+    "FPNConfig",
+    "FasterRCNNConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RepPointsConfig",
+    "ResNetConfig",
+    "RetinaNetConfig",
+    "RunConfig",
+    "ShapesConfig",
+    "SwinConfig",
+    "from_json",
+    "load_file",
+    "to_json",
+    "validate",
+]

@@ -1,0 +1,49 @@
+"""The data: `config.data` and what `config.data.source` may be."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class ShapesConfig:
+    """Drawn shapes: needs no files; made into an array_record data set on first use."""
+
+    module: str = "dyhead_jax.data.shapes:Shapes"
+    root: str = ""  # where the data set is kept; "" is <workdir>/data
+    train_images: int = 2000
+    val_images: int = 200
+    size: int = 160  # pixels of a square picture
+    seed: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class CocoFolderConfig:
+    """Any folder with COCO-JSON annotations."""
+
+    module: str = "dyhead_jax.data.coco_folder:CocoFolder"
+    root: str = ""  # the folder; the four paths below are relative to it
+    train_annotations: str = "annotations/instances_train.json"
+    train_images: str = "train"
+    val_annotations: str = "annotations/instances_val.json"
+    val_images: str = "val"
+    limit: int = 0  # only the first so many images of each split; 0 is all
+    prepared: bool = False  # pack the images into array_record under <workdir>/data first; for slow network disks
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    source: Any = field(default_factory=CocoFolderConfig)
+    root: str = ""  # shorthand: when set, it replaces source.root
+    canvases: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # (height, width) buckets
+    short_side: tuple[int, ...] = (800,)  # one value, or a (low, high) range drawn in training
+    short_side_choice: bool = False  # draw among the values of short_side instead of the range
+    long_side: int = 1333
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # further zoom in training; above 1 crops, below 1 pads
+    color_jitter: float = 0.0  # strength of brightness, contrast, saturation changes
+    flip: float = 0.5  # probability of a horizontal flip in training
+    batch_size: int = 16  # images a step, all devices and hosts together
+    eval_batch_size: int = 8
+    max_boxes: int = 100
+    min_box_side: float = 1.0  # pixels after the transforms; smaller boxes are left out of training, and counted
+    workers: int = 0  # loader processes; 0 loads in threads of the main one
+    skip_empty: bool = True  # leave images without boxes out of training, and say how many

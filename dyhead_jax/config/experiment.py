@@ -1,0 +1,67 @@
+"""The experiment as a whole: `config` with `config.model`, `config.optim` and `config.run`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dyhead_jax.config.backbones import ResNetConfig
+from dyhead_jax.config.data import DataConfig
+from dyhead_jax.config.detectors import ATSSConfig
+from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    num_classes: int = 80
+    dtype: str = "float32"  # or "bfloat16"; coordinates, norms, pooled statistics and losses stay float32
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in the order of RGB, whatever `bgr` says
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    bgr: bool = False  # the backbone wants blue first (caffe weights)
+    pad_divisor: int = 32  # an image's own padding; anchors beyond it do not train (mmdetection's rule)
+    pretrained: str = ""  # of the backbone: a PyTorch file of a ResNet, or "efficientnet-lite0" (extra lite0)
+    backbone: Any = field(default_factory=ResNetConfig)
+    neck: Any = field(default_factory=FPNConfig)
+    dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
+    head: Any = field(default_factory=ATSSConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = "sgd"  # "sgd" or "adamw"
+    learning_rate: float = 0.01
+    backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
+    offset_rate: float = 1.0  # multiplies that of the convolutions that predict sampling offsets (Deformable DETR: 0.1)
+    bias_rate: float = 1.0  # multiplies the learning rate of biases, but not of norms' (FCOS: 2)
+    momentum: float = 0.9  # SGD
+    weight_decay: float = 1e-4
+    decay_norms: bool = True  # decay also norm scales and biases, as both references do with SGD
+    decay_biases: bool = True
+    schedule: str = "step"  # "step", "cosine" or "constant"
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # of "step", fractions of all steps; x0.1 at each
+    warmup_steps: int = 500
+    warmup_start: float = 0.001  # fraction of the learning rate at step 0
+    clip_norm: float = 0.0  # of the global gradient; 0 is off
+    ema: float = 0.0  # decay of the averaged weights that evaluation uses; 0 is off
+    accumulate: int = 1  # micro-batches a step
+
+
+@dataclass(slots=True, kw_only=True)
+class RunConfig:
+    steps: int = 90_000
+    eval_every: int = 7_500  # steps; 0 evaluates at the end only
+    checkpoint_every: int = 2_500
+    max_to_keep: int = 3  # checkpoints besides the best
+    log_every: int = 50
+    parallel: str = "pmap"  # "pmap", "jit" (over a mesh) or "single"
+    tensorboard: bool = False  # needs the extra `tensorboard`
+    figure_images: int = 9  # held-out images drawn after each evaluation
+    compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" is none
+    debug_nans: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Config:
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,35 @@
+"""Between backbone and predictors: `config.model.neck` and `config.model.dyhead`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class FPNConfig:
+    """Feature pyramid: 1x1 laterals, nearest upsampling, 3x3 outputs, extra coarse levels."""
+
+    module: str = "dyhead_jax.necks.fpn:FPN"
+    features: int = 256
+    start: int = 1  # first backbone map used: 0 is C2 (stride 4), 1 is C3 (stride 8)
+    levels: int = 5  # of the pyramid, extra ones included
+    extra: str = "p5"  # what the extra levels come from: "p5", "c5" (stride-2 convs) or "pool" (max pool of the last)
+    relu_before_extra: bool = False  # ReLU on P6 before the conv to P7
+
+
+@dataclass(slots=True, kw_only=True)
+class DyHeadConfig:
+    """The stack of blocks between neck and predictors."""
+
+    module: str = "dyhead_jax.dyhead.head:DyHead"
+    num_blocks: int = 6  # 0 for a detector without DyHead
+    features: int = 256
+    block: str = "dyhead_jax.dyhead.head:DyHeadBlock"
+    spatial: str = "dyhead_jax.dyhead.spatial:SpatialAttention"  # "none": plain 3x3 convolutions
+    scale: str = "dyhead_jax.dyhead.scale:ScaleAttention"  # "none": plain mean
+    task: str = "dyhead_jax.dyhead.task:TaskAttention"  # "none": ReLU
+    coarse_offsets: str = "flat"  # "flat" (as every published AP), "crop", "resize", "upsample_first"
+    norm_groups: int = 16
+    dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
+    lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
+    implementation: str = "auto"  # of deform_conv
+    remat: bool = False  # recompute each block in the backward pass
+    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features
