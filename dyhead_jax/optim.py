@@ -48,8 +48,8 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
 
-    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the backbone,
-    of the predictors of sampling offsets and of the biases.
+    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the
+    backbone, of the predictors of sampling offsets and of the biases.
     """
     parts = []
     if optim.clip_norm > 0:
