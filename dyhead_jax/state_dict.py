@@ -43,7 +43,8 @@ def _flat(x: np.ndarray) -> np.ndarray:
 # PyTorch layout -> layout here
 KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
-    "scalar": lambda x: x.reshape(()),  # PyTorch has shape () or (1,)
+    "scalar": lambda x: x.reshape(()),  # mmdetection has shape ()
+    "scalar_1": lambda x: x.reshape(()),  # the official code (1,)
     "conv": lambda x: x.transpose(2, 3, 1, 0),  # (out, in, kh, kw) -> (kh, kw, in, out)
     "linear": lambda x: x.transpose(1, 0),  # (out, in) -> (in, out)
     "flat_conv": _flat,  # a 1x1 convolution that is a linear layer here
@@ -56,6 +57,7 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
     "scalar": lambda x: x.reshape(()),
+    "scalar_1": lambda x: x.reshape((1,)),
     "conv": lambda x: x.transpose(3, 2, 0, 1),
     "linear": lambda x: x.transpose(1, 0),
     "flat_conv": lambda x: x.transpose(1, 0)[:, :, None, None],
@@ -67,33 +69,65 @@ INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """source: the name in the file, {} for numbers; target: module path and parameter here, by slashes."""
+    """source: the name in the file, {} for numbers; target: module path and parameter here, by slashes.
+
+    order: where the file has groups of output channels in another order, the file's group for each of ours.
+    """
 
     source: str
     target: str
     kind: str
     collection: str = "params"
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rules; `ignored`: names of the file with no place here; `optional`: paths here that a file may lack.
+    """Rules, and what may be left over on either side.
 
-    In `ignored` a {} is any number and a * anything; an optional path keeps the value it has.
+    ignored: names of the file with no place here, each with the reason. optional: paths here that a file may lack, and
+    which then keep their value. constants: batch statistics that the format leaves out since their value is known.
+    renamed: (pattern, replacement) of `re.sub` for older forms of a name; the first that fits counts. In `ignored` and
+    `constants` a * is anything, in `ignored` and `optional` a {} any number.
     """
 
     rules: tuple[Rule, ...]
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
     optional: tuple[str, ...] = ()
+    constants: tuple[tuple[str, float], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def under(self, source: str, target: str) -> "Table":
         """The same table for a model that sits below the prefix `source` there and the module path `target` here."""
         head = f"{target}/" if target else ""
-        rules = (dataclasses.replace(r, source=source + r.source, target=head + r.target) for r in self.rules)
-        return Table(tuple(rules), tuple(source + i for i in self.ignored), tuple(head + o for o in self.optional))
+        return Table(
+            tuple(dataclasses.replace(r, source=source + r.source, target=head + r.target) for r in self.rules),
+            tuple((source + name, reason) for name, reason in self.ignored),
+            tuple(head + path for path in self.optional),
+            tuple((head + path, value) for path, value in self.constants),
+            tuple((f"({re.escape(source)}){old}", _shifted(new)) for old, new in self.renamed)
+            if source
+            else self.renamed,
+        )
 
     def __add__(self, other: "Table") -> "Table":
-        return Table(self.rules + other.rules, self.ignored + other.ignored, self.optional + other.optional)
+        return Table(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Table)))
+
+
+@dataclass(frozen=True)
+class Match:
+    """A checkpoint and a model brought together.
+
+    variables: the model's tree, filled. names: path here -> name in the file ("scales[2]" is a piece of a stack).
+    left: name in the file -> why it has no place. kept: paths here that the file lacks and may lack. constant: paths
+    here whose value the format implies.
+    """
+
+    variables: dict[str, Any]
+    names: dict[str, str]
+    left: dict[str, str]
+    kept: tuple[str, ...]
+    constant: tuple[str, ...]
 
 
 def load(
@@ -101,26 +135,91 @@ def load(
 ) -> dict[str, Any]:
     """The tree {"params": ..., "batch_stats": ...} of NumPy arrays that a PyTorch checkpoint holds for a model here.
 
-    variables: the model's own tree, arrays or `jax.ShapeDtypeStruct` (of `jax.eval_shape(model.init, ...)`). With it
-    every parameter of both sides is accounted for, and the result has its structure and dtypes; without it the tree is
-    what the table makes of the file.
-    Raises NamesError, naming up to five of them, for names of the file that no rule takes, parameters of `variables`
-    that the file does not fill, two names for one parameter, missing pieces of a stack, and shapes that differ.
+    variables: as in `match`; where the file may lack a parameter it must be an array. Without it the tree is what the
+    table makes of the file.
+    Raises NamesError as `match` does.
+    """
+    if variables is None:
+        filled, _, _, problems = _collect(table, state_dict, None)
+        if problems:
+            raise NamesError("; ".join(problems))
+        return _nest(filled)
+    found = match(table, state_dict, variables)
+    flat = _flatten(variables)
+    lacking = [path for path in found.kept if isinstance(flat[path], jax.ShapeDtypeStruct)]
+    if lacking:
+        raise NamesError(f"the checkpoint has nothing for {_some(lacking)} of the model")
+    return found.variables
+
+
+def match(table: Table, state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> Match:
+    """Fills a model's tree from a checkpoint, and accounts for every parameter of both sides.
+
+    variables: the model's own tree, arrays or `jax.ShapeDtypeStruct` (of `jax.eval_shape(model.init, ...)`); the result
+    has its structure and dtypes, and its values where the file may lack a parameter.
+    Raises NamesError, naming up to five of each kind, for names of the file that no rule takes, parameters of
+    `variables` that the file does not fill, two names for one parameter, missing pieces of a stack, and shapes that
+    differ.
+    """
+    flat = _flatten(variables)
+    filled, names, left, problems = _collect(table, state_dict, flat)
+    optional = [_pattern(f"params/{path}") for path in table.optional]
+    constants = [(_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
+    result, missing, unlike = {}, [], []
+    kept, constant = [], []
+    for path, leaf in flat.items():
+        value = next((v for pattern, v in constants if pattern.fullmatch(path)), None)
+        if path in filled:
+            if filled[path].shape != tuple(leaf.shape):
+                name = names.get(path) or names[f"{path}[0]"]
+                shapes = f"{filled[path].shape}; {path} has {tuple(leaf.shape)}"
+                unlike.append(f"{name} of the checkpoint gives shape {shapes}")
+            result[path] = filled[path].astype(leaf.dtype, copy=False)
+        elif value is not None:
+            result[path] = np.full(leaf.shape, value, leaf.dtype)
+            constant.append(path)
+        elif any(pattern.fullmatch(path) for pattern in optional):
+            result[path] = leaf
+            kept.append(path)
+        else:
+            missing.append(path)
+    if missing:
+        problems.append(f"the checkpoint has nothing for {_some(missing)} of the model")
+    if unlike:
+        problems.append(unlike[0] + (f"; and {len(unlike) - 1} more shapes differ" if len(unlike) > 1 else ""))
+    if problems:
+        raise NamesError("; ".join(problems))
+    return Match(_nest(result), names, left, tuple(kept), tuple(constant))
+
+
+def _collect(
+    table: Table, state_dict: Mapping[str, np.ndarray], flat: Mapping[str, Any] | None
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str], list[str]]:
+    """Our arrays by path, the name behind each path, the names left over and why, and what is wrong.
+
+    flat: paths that the model has; None takes every path that a rule gives.
     """
     rules = [(_pattern(rule.source), rule) for rule in table.rules]
-    ignored = [_pattern(name) for name in table.ignored]
-    flat = None if variables is None else _flatten(variables)
+    ignored = [(_pattern(name), reason) for name, reason in table.ignored]
+    renamed = [(re.compile(old), new) for old, new in table.renamed]
     filled: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
+    left: dict[str, str] = {}
     pieces: dict[str, dict[int, np.ndarray]] = {}
     unknown: list[str] = []
     for name, array in state_dict.items():
-        match = next(((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(name))), None)
-        if match is None:
-            if not any(pattern.fullmatch(name) for pattern in ignored):
+        old = next((pair for pair in renamed if pair[0].match(name)), None)
+        current = old[0].sub(old[1], name, count=1) if old else name
+        matched = next(((m, rule) for pattern, rule in rules if (m := pattern.fullmatch(current))), None)
+        if matched is None:
+            reason = next((reason for pattern, reason in ignored if pattern.fullmatch(name)), None)
+            if reason is None:
                 unknown.append(name)
+            else:
+                left[name] = reason
             continue
-        path = f"{match[1].collection}/{_fill(match[1].target, match[0].groups())}"
+        numbers, rule = matched[0].groups(), matched[1]
+        path = f"{rule.collection}/{_fill(rule.target, numbers)}"
         stack = _STACK.fullmatch(path)
         leaf = stack[1] if stack else path
         if flat is not None and leaf not in flat:
@@ -129,41 +228,18 @@ def load(
         if path in names:
             raise NamesError(f"{names[path]} and {name} of the checkpoint both fill {path}")
         names[path] = name
-        names.setdefault(leaf, name)
-        value = _layout(np.asarray(array), match[1].kind, name, path)
+        value = _layout(np.asarray(array), rule, name, path)
         if stack:
             pieces.setdefault(leaf, {})[int(stack[2])] = value
         else:
             filled[path] = value
-    if unknown:
-        raise NamesError(f"the model has no place for {_some(unknown)} of the checkpoint")
     for path, values in pieces.items():
         lacking = sorted(set(range(max(values) + 1)) - set(values))
         if lacking or len({v.shape for v in values.values()}) > 1:
             raise NamesError(f"the checkpoint's pieces of {path} do not stack: indices {sorted(values)}")
         filled[path] = np.stack([values[i] for i in range(len(values))])
-    if flat is not None:
-        filled = _checked(filled, flat, names, table)
-    return _nest(filled)
-
-
-def _checked(filled: dict, flat: dict[str, Any], names: dict[str, str], table: Table) -> dict[str, np.ndarray]:
-    """`filled` in the order and dtypes of `flat`, optional gaps filled from there."""
-    optional = [_pattern(f"params/{path}") for path in table.optional]
-    result, missing = {}, []
-    for path, leaf in flat.items():
-        if path in filled:
-            if filled[path].shape != tuple(leaf.shape):
-                shapes = f"{filled[path].shape}; {path} has {tuple(leaf.shape)}"
-                raise NamesError(f"{names[path]} of the checkpoint gives shape {shapes}")
-            result[path] = filled[path].astype(leaf.dtype)
-        elif any(p.fullmatch(path) for p in optional) and not isinstance(leaf, jax.ShapeDtypeStruct):
-            result[path] = np.asarray(leaf)
-        else:
-            missing.append(path)
-    if missing:
-        raise NamesError(f"the checkpoint has nothing for {_some(missing)} of the model")
-    return result
+    problems = [f"the model has no place for {_some(unknown)} of the checkpoint"] if unknown else []
+    return filled, names, left, problems
 
 
 def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -182,8 +258,9 @@ def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         found = [(m, rule, v) for p, v in entries for pattern, rule in rules if (m := pattern.fullmatch(p))]
         if not found:
             unknown.append(path)
-        for match, rule, v in found:
-            result[_fill(rule.source, match.groups())] = INVERSES[rule.kind](v)
+        for matched, rule, v in found:
+            array = INVERSES[rule.kind](v)
+            result[_fill(rule.source, matched.groups())] = _grouped(array, tuple(np.argsort(rule.order).tolist()))
     if unknown:
         raise NamesError(f"the table has no name for {_some(unknown)}")
     return result
@@ -212,6 +289,11 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)").replace(r"\*", ".*"))
 
 
+def _shifted(replacement: str) -> str:
+    r"""\1, \2, ... become \2, \3, ... behind a new first group."""
+    return r"\1" + re.sub(r"\\(\d)", lambda m: f"\\{int(m[1]) + 1}", replacement)
+
+
 def _fill(name: str, numbers: Sequence[str]) -> str:
     for number in numbers:
         name = name.replace("{}", number, 1)
@@ -223,8 +305,16 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def _layout(array: np.ndarray, kind: str, name: str, path: str) -> np.ndarray:
+def _layout(array: np.ndarray, rule: Rule, name: str, path: str) -> np.ndarray:
     try:
-        return KINDS[kind](array)
+        return KINDS[rule.kind](_grouped(array, rule.order))
     except (ValueError, IndexError) as error:
-        raise NamesError(f"{name} of the checkpoint has shape {array.shape}, which is no {kind} for {path}") from error
+        shape = f"{name} of the checkpoint has shape {array.shape}"
+        raise NamesError(f"{shape}, which is no {rule.kind} for {path}") from error
+
+
+def _grouped(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    """The groups of the first axis in another order."""
+    if not order:
+        return array
+    return array.reshape(len(order), -1, *array.shape[1:])[list(order)].reshape(array.shape)
