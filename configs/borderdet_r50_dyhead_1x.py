@@ -1,54 +1,30 @@
-"""BorderDet with six DyHead blocks in place of its towers, ResNet-50, 12 epochs of COCO.
+r"""BorderDet with six DyHead blocks in place of its towers, ResNet-50, 1x.
 
-Row: none is published; the baseline `borderdet_r50_1x` has a target AP of 41.4. For towers behind DyHead, add
+Row: none is published; the baseline `borderdet_r50_1x.py` has a target AP of 41.4. For towers behind DyHead, add
 --config.model.head.towers=4.
-Schedule: 16 images a step, 90,000 steps, learning rate 0.01, a tenth of it after 60,000 and 80,000; norms do not decay.
-Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. ImageNet weights of the caffe lineage (MSRA R-50).
 
-    python train.py --config=configs/borderdet_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \\
-        --config.model.pretrained=PATH/TO/R-50.pkl --workdir=runs/borderdet_r50_dyhead_1x
+Schedule: 90,000 steps of 16 images, SGD at 0.01, a tenth of it after 60,000 and 80,000, warm-up of 1000 steps, short
+side 800; norms do not decay. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs MSRA's caffe-style
+ImageNet weights.
+
+    python train.py --config=configs/borderdet_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \
+        --config.model.pretrained=PATH/TO/resnet50_msra.pth --workdir=runs/borderdet_r50_dyhead_1x
 
 Not run.
 """
 
-from dyhead_jax.config import (
-    BorderDetConfig,
-    CocoFolderConfig,
-    Config,
-    DataConfig,
-    DyHeadConfig,
-    FPNConfig,
-    ModelConfig,
-    OptimConfig,
-    ResNetConfig,
-    RunConfig,
-)
+from dyhead_jax import recipes
+from dyhead_jax.config import BorderDetConfig, Config, DyHeadConfig, FPNConfig, ModelConfig
 
 
 def get_config() -> Config:
     return Config(
         model=ModelConfig(
-            pixel_std=(1.0, 1.0, 1.0),
-            bgr=True,
-            backbone=ResNetConfig(depth=50, style="caffe", norm="frozen", frozen_stages=1),
-            neck=FPNConfig(start=1, levels=5, extra="c5", relu_before_extra=True),
+            **recipes.msra_resnet(50, frozen_stages=1),
+            neck=FPNConfig(extra="c5", relu_before_extra=True),
             dyhead=DyHeadConfig(num_blocks=6),
             head=BorderDetConfig(towers=0),
         ),
-        data=DataConfig(
-            source=CocoFolderConfig(
-                train_annotations="annotations/instances_train2017.json",
-                train_images="train2017",
-                val_annotations="annotations/instances_val2017.json",
-                val_images="val2017",
-            ),
-        ),
-        optim=OptimConfig(
-            learning_rate=0.01,
-            decay_norms=False,
-            milestones=(60 / 90, 80 / 90),
-            warmup_steps=1000,
-            warmup_start=0.001,
-        ),
-        run=RunConfig(steps=90_000),
+        data=recipes.coco(),
+        **recipes.iterations(90_000, decay_norms=False),
     )

@@ -1,8 +1,9 @@
 r"""RetinaNet, ResNet-50, 1x: the baseline without DyHead.
 
-Row: mmdetection `retinanet_r50_fpn_1x_coco`, 36.5 AP on COCO val2017 (target). 12 epochs of 7330 steps, batch 16, SGD
-0.01 with steps after 8 and 11, short side 800. Meant for eight GPUs or TPU cores, two images each; needs torchvision's
-ImageNet weights of ResNet-50.
+Row: mmdetection `retinanet_r50_fpn_1x_coco`, COCO val2017. Target AP 36.5.
+
+Schedule: 12 epochs (87,960 steps) of 16 images, SGD at 0.01, a tenth of it after 8 and 11 epochs, warm-up of 500 steps,
+short side 800. Meant for 8 GPUs of 16 GB or a TPU v4-8, two images a device. Needs torchvision's ImageNet weights.
 
     python train.py --config=configs/retinanet_r50_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50.pth --workdir=runs/retinanet_r50_1x
@@ -10,40 +11,18 @@ ImageNet weights of ResNet-50.
 Not run.
 """
 
-from dyhead_jax.config import (
-    CocoFolderConfig,
-    Config,
-    DataConfig,
-    DyHeadConfig,
-    FPNConfig,
-    ModelConfig,
-    OptimConfig,
-    ResNetConfig,
-    RetinaNetConfig,
-    RunConfig,
-)
+from dyhead_jax import recipes
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RetinaNetConfig
 
 
 def get_config() -> Config:
     return Config(
         model=ModelConfig(
-            backbone=ResNetConfig(depth=50, style="torch", norm="eval", frozen_stages=1),
+            **recipes.torch_resnet(50),
             neck=FPNConfig(extra="c5"),
             dyhead=DyHeadConfig(num_blocks=0),
             head=RetinaNetConfig(),
         ),
-        data=DataConfig(
-            source=CocoFolderConfig(
-                train_annotations="annotations/instances_train2017.json",
-                train_images="train2017",
-                val_annotations="annotations/instances_val2017.json",
-                val_images="val2017",
-            ),
-            canvases=((800, 1344), (1344, 800)),
-            short_side=(800,),
-            long_side=1333,
-            batch_size=16,
-        ),
-        optim=OptimConfig(learning_rate=0.01, milestones=(8 / 12, 11 / 12), warmup_steps=500, warmup_start=0.001),
-        run=RunConfig(steps=87_960, eval_every=7_330),
+        data=recipes.coco(),
+        **recipes.epochs(12),
     )

@@ -79,10 +79,12 @@ def load_file(argument: str) -> Config:
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
-            raise ConfigError(f"{path} does not define get_config()")
+            raise ConfigError("it does not define get_config()")
+        if separator and not inspect.signature(get_config).parameters:
+            raise ConfigError(f"get_config() takes no argument, so that nothing can follow the file's name (:{text})")
         config = get_config(text) if separator else get_config()
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # whatever a user's file may raise
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)

@@ -54,9 +54,7 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
     parts = []
     if optim.clip_norm > 0:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    decay = optax.add_decayed_weights(
-        optim.weight_decay, mask=_by_path(lambda path: decays(path, optim.decay_norms, optim.decay_biases))
-    )
+    decay = optax.add_decayed_weights(optim.weight_decay, mask=_by_path(lambda path: decays(path, optim)))
     if optim.name == "sgd":
         parts += [decay, optax.trace(decay=optim.momentum)]
     elif optim.name == "adamw":
@@ -74,9 +72,11 @@ def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformati
     return optax.chain(*parts)
 
 
-def decays(path: Path, norms: bool, biases: bool) -> bool:
+def decays(path: Path, optim: OptimConfig) -> bool:
     """Whether the parameter at `path` is decayed. A bias is a leaf of that name."""
-    return (norms or not is_norm(path)) and (biases or path[-1] != "bias")
+    if path[-1] in ("absolute_pos_embed", "relative_position_bias_table"):
+        return optim.decay_positions
+    return (optim.decay_norms or not is_norm(path)) and (optim.decay_biases or path[-1] != "bias")
 
 
 def is_norm(path: Path) -> bool:

@@ -130,9 +130,17 @@ def test_which_parameters_decay():
         ("scales",): (True, True),
     }
     for path, (without_norms, without_biases) in cases.items():
-        assert optim.decays(path, norms=True, biases=True)
-        assert optim.decays(path, norms=False, biases=True) == without_norms, path
-        assert optim.decays(path, norms=True, biases=False) == without_biases, path
+        assert optim.decays(path, OptimConfig())
+        assert optim.decays(path, OptimConfig(decay_norms=False)) == without_norms, path
+        assert optim.decays(path, OptimConfig(decay_biases=False)) == without_biases, path
+        assert optim.decays(path, OptimConfig(decay_positions=False))
+
+
+def test_position_tables_may_go_without_decay():
+    for name in ("absolute_pos_embed", "relative_position_bias_table"):
+        path = ("backbone", "layer0_0", "attn", name)
+        assert optim.decays(path, OptimConfig(decay_norms=False, decay_biases=False))
+        assert not optim.decays(path, OptimConfig(decay_positions=False))
 
 
 def test_partition_and_merge():

@@ -16,6 +16,7 @@ from dyhead_jax.config.detectors import (
     RepPointsConfig,
     RetinaNetConfig,
 )
+from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunConfig
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 from dyhead_jax.config.serialization import from_json, load_file, to_json
@@ -30,6 +31,7 @@ __all__ = [
     "DataConfig",
     "DyHeadConfig",
     "EfficientNetLiteConfig",
+    "EvaluationConfig",
     "FCOSConfig",
     "FPNConfig",
     "FasterRCNNConfig",

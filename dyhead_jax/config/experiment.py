@@ -6,6 +6,7 @@ from typing import Any
 from dyhead_jax.config.backbones import ResNetConfig
 from dyhead_jax.config.data import DataConfig
 from dyhead_jax.config.detectors import ATSSConfig
+from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 
 
@@ -35,6 +36,7 @@ class OptimConfig:
     weight_decay: float = 1e-4
     decay_norms: bool = True  # decay also norm scales and biases, as both references do with SGD
     decay_biases: bool = True
+    decay_positions: bool = True  # decay also Swin's tables of absolute and relative positions
     schedule: str = "step"  # "step", "cosine" or "constant"
     milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # of "step", fractions of all steps; x0.1 at each
     warmup_steps: int = 500
@@ -65,3 +67,4 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -3,6 +3,7 @@
 from dyhead_jax import symbols
 from dyhead_jax.config.backbones import ResNetConfig
 from dyhead_jax.config.detectors import ATSSConfig, FasterRCNNConfig, FCOSConfig
+from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.experiment import Config
 from dyhead_jax.config.pyramid import FPNConfig
 
@@ -21,6 +22,7 @@ def validate(config: Config) -> None:
         ("optim.name", optim.name, ("sgd", "adamw")),
         ("optim.schedule", optim.schedule, ("step", "cosine", "constant")),
         ("run.parallel", run.parallel, ("pmap", "jit", "single")),
+        ("evaluation.merge", config.evaluation.merge, ("nms", "vote")),
     ]
     if isinstance(model.backbone, ResNetConfig):
         choices += [
@@ -66,6 +68,7 @@ def validate(config: Config) -> None:
         ("run.log_every", run.log_every),
         ("run.checkpoint_every", run.checkpoint_every),
         ("run.max_to_keep", run.max_to_keep),
+        ("evaluation.max_detections", config.evaluation.max_detections),
     ]
     for name, value in positive:
         if not value > 0:
@@ -75,6 +78,7 @@ def validate(config: Config) -> None:
     for canvas in data.canvases:
         if len(canvas) != 2 or min(canvas) <= 0:
             raise ConfigError(f"config.data.canvases has {canvas!r}; a canvas is (height, width)")
+    _check_scales(config.evaluation)
     low, high = data.scale_jitter
     if not 0 < low <= high:
         raise ConfigError(f"config.data.scale_jitter is {data.scale_jitter!r}; it must be 0 < low <= high")
@@ -93,6 +97,21 @@ def validate(config: Config) -> None:
     for name, node in (("backbone", model.backbone), ("neck", model.neck), ("head", model.head)):
         _load(f"model.{name}.module", node.module)
     _load("data.source.module", data.source.module)
+
+
+def _check_scales(evaluation: EvaluationConfig) -> None:
+    scales = max(1, len(evaluation.short_sides))
+    for side in (*evaluation.short_sides, *evaluation.long_sides):
+        if not side > 0:
+            raise ConfigError(f"config.evaluation has a side of {side!r} pixels; it must be above 0")
+    for name, values in (("long_sides", evaluation.long_sides), ("size_ranges", evaluation.size_ranges)):
+        if values and len(values) != scales:
+            raise ConfigError(f"config.evaluation.{name} has {len(values)} values for {scales} scales")
+    for limits in evaluation.size_ranges:
+        if len(limits) != 2 or not 0 <= limits[0] < limits[1]:
+            raise ConfigError(f"config.evaluation.size_ranges has {limits!r}; a range is (low, high)")
+    if not 0 < evaluation.merge_threshold <= 1:
+        raise ConfigError(f"config.evaluation.merge_threshold is {evaluation.merge_threshold!r}; an IoU is from 0 to 1")
 
 
 def _load(name: str, path: str) -> None:
