@@ -78,7 +78,8 @@ def train(config: Config, folder: Path) -> None:
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
-        start = checkpoints.latest() or 0
+        latest = checkpoints.latest()  # 0 is what `dyhead_jax.convert` wrote
+        start = latest or 0
         batches = pipeline.train_batches(
             train_split,
             config.data,
@@ -88,7 +89,7 @@ def train(config: Config, folder: Path) -> None:
             start_step=start,
         )
         stack.enter_context(closing(batches))
-        if start:
+        if latest is not None:
             abstract = jax.eval_shape(lambda: new_state(config, single, optimizer, first_variables(config, single)))
             state, _ = checkpoints.restore(start, abstract, batches)
             print(f"going on from step {start}")

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dyhead_jax import names, torch_file
+from dyhead_jax import layouts, state_dict, weights_file
 from dyhead_jax.backbones import efficientnet_lite
-from dyhead_jax.state_dict import Table
 
 
 class PretrainedError(ValueError):
@@ -18,10 +17,12 @@ class PretrainedError(ValueError):
 def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of the backbone, NumPy arrays.
 
-    name: "efficientnet-lite0", or a PyTorch file of a ResNet or ResNeXt with the names of torchvision, mmdetection
-    (below "backbone." in a whole detector) or detectron2. shapes: the backbone's own {"params", "batch_stats"}, arrays
-    or `jax.ShapeDtypeStruct`; every one of them must be filled.
-    Raises PretrainedError, TorchFileError or NamesError, one line each, where the weights are absent or do not fit.
+    name: "efficientnet-lite0", or a file of weights (`weights_file.read`) with a ResNet, ResNeXt or Swin Transformer
+    among them, in any of the layouts `layouts.BACKBONES` and below any prefix: a backbone of its own or that of a whole
+    detector. shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`; every one of them
+    must be filled, but for Swin's norms of the maps, which no classifier has: they stay as they are.
+    Raises PretrainedError, WeightsFileError, TorchFileError or NamesError, one line each, where the weights are absent
+    or do not fit.
     """
     if name == "efficientnet-lite0":
         loaded = efficientnet_lite.pretrained()
@@ -29,18 +30,14 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
         if not same:
             raise PretrainedError(f"config.model.pretrained={name!r} does not fit config.model.backbone")
         return loaded
-    state = torch_file.read(name)
-    inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    state = inner or state
-    return names.load(_table(name, state), state, shapes)
+    arrays, _ = weights_file.read(name)
+    try:
+        found = layouts.find_backbone(arrays)
+        return state_dict.load(found.table, below(arrays, found.prefix), shapes)
+    except (layouts.LayoutError, state_dict.NamesError) as error:
+        raise PretrainedError(f"{name}: {error}") from error
 
 
-def _table(name: str, state: Mapping[str, Any]) -> Table:
-    """The name table that the file's names belong to."""
-    if "conv1.weight" in state:
-        return names.resnet
-    if "stem.conv1.weight" in state:
-        return names.resnet_detectron2
-    raise PretrainedError(
-        f"{name}: names like {next(iter(state), 'none at all')!r} fit no ResNet of torchvision, mmdetection, detectron2"
-    )
+def below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

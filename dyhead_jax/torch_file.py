@@ -39,11 +39,17 @@ class TorchFileError(ValueError):
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Name -> array of all tensors of a checkpoint, in the file's order; the arrays are read-only.
+    """The arrays of `read_checkpoint`."""
+    return read_checkpoint(path)[0]
 
-    The dict is the file's own, or the one below its key "state_dict" or "model"; entries that are no arrays (epochs,
-    author, settings) are left out, and so is the prefix "module." where all names have it (of DataParallel). bfloat16
-    becomes float32, other dtypes stay.
+
+def read_checkpoint(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Name -> array of all tensors of a checkpoint, in the file's order, and what its entry "meta" says.
+
+    The tensors are the file's own, or those below its key "state_dict" or "model", or below `key` where it is given;
+    entries that are no arrays (epochs, author, settings) are left out, and so is the prefix "module." (of DataParallel
+    and of averaged models) where all names but counters have it. The arrays are read-only. bfloat16 becomes float32,
+    other dtypes stay. meta: mmdetection's, plain values of a stranger; {} where there is none.
     Raises TorchFileError, one line with the file's name, for anything that is not such a file.
     """
     path = Path(path)
@@ -52,15 +58,25 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise TorchFileError(f"{path}: {error.strerror or error}") from error
     try:
-        arrays = _arrays(_content(data))
+        content = _content(data)
+        arrays = _arrays(content, key)
+        meta = content.get("meta")
     except TorchFileError as error:
         raise TorchFileError(f"{path}: {error}") from error
     except Exception as error:  # whatever a broken or hostile pickle leads to
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TorchFileError(f"{path} is broken or no PyTorch checkpoint ({reason})") from error
     if not arrays:
-        raise TorchFileError(f"{path} holds no arrays, neither at the top nor below {' or '.join(INNER)}")
-    return arrays
+        where = f"below {key!r}" if key else f"neither at the top nor below {' or '.join(INNER)}"
+        raise TorchFileError(f"{path} holds no arrays, {where}")
+    return without_module(arrays), meta if isinstance(meta, dict) else {}
+
+
+def without_module(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names without the prefix "module.", where all but the counters of averaging have it."""
+    if not all(name.startswith("module.") or name in ("steps", "n_averaged") for name in arrays):
+        return arrays
+    return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 class _Storage:
@@ -152,6 +168,32 @@ class _Call:
         raise TorchFileError(f"a pickle that sets {name}")
 
 
+class _Inert:
+    """Stands for the objects that training loops save beside the weights; takes whatever comes and keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+INERT = (
+    ("mmengine.logging.history_buffer", "HistoryBuffer"),
+    ("mmengine.config.config", "ConfigDict"),
+    ("yacs.config", "CfgNode"),
+    ("argparse", "Namespace"),
+)
+
+
 def _known() -> dict[tuple[str, str], Any]:
     """The names a pickle may use. Nothing of Python's or NumPy's own is handed out but OrderedDict."""
     known: dict[tuple[str, str], Any] = {
@@ -168,6 +210,7 @@ def _known() -> dict[tuple[str, str], Any]:
         known[f"{core}.multiarray", "_reconstruct"] = _Call(lambda *_: _Array())
         known[f"{core}.multiarray", "scalar"] = _Call(lambda *_: None)
         known[f"{core}.numeric", "_frombuffer"] = _Call(lambda *arguments: _Array().fill(*arguments))
+    known |= dict.fromkeys(INERT, _Inert)
     return known | {("torch", name): name for name in STORAGES}
 
 
@@ -253,14 +296,14 @@ def _fill(storage: _Storage, raw: bytes) -> None:
     storage.values = np.frombuffer(raw, storage.dtype)
 
 
-def _arrays(content: Any) -> dict[str, np.ndarray]:
+def _arrays(content: Any, key: str) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise TorchFileError(f"holds a {type(content).__name__}, not a dict of tensors")
-    for key in INNER:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    found = {str(k): v.array() for k, v in content.items() if isinstance(v, _Tensor | _Array)}
-    if found and all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): array for name, array in found.items()}
-    return found
+    if key:
+        if not isinstance(content.get(key), dict):
+            inside = ", ".join(str(name) for name, value in content.items() if isinstance(value, dict)) or "none"
+            raise TorchFileError(f"has no dict below the key {key!r}; its dicts are {inside[:200]}")
+        content = content[key]
+    else:
+        content = next((content[name] for name in INNER if isinstance(content.get(name), dict)), content)
+    return {str(k): v.array() for k, v in content.items() if isinstance(v, _Tensor | _Array)}

@@ -1,0 +1,247 @@
+"""Weights of PyTorch detectors and backbones into a workdir for train.py, evaluate and predict, and back.
+
+python -m dyhead_jax.convert --help
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dyhead_jax import command, detectors, flags, layouts, optim, provenance, state_dict, steps, weights_file
+from dyhead_jax import workdir as workdirs
+from dyhead_jax.checkpoint import Checkpoints, load_for_inference, make_meta
+from dyhead_jax.config import Config
+from dyhead_jax.data import coco_json
+from dyhead_jax.pretrained import below
+
+DESCRIPTION = """\
+Turns weights of PyTorch into the workdir of a run at step 0, which evaluate, predict and train.py take, and back.
+
+FILE is a .safetensors (preferred: nothing in it can be run), .pth, .pt, .pkl or .npz; pickles are read without running
+anything, and one that asks for more than arrays is refused. Its names decide what it is:
+  whole detectors    of mmdetection 2 and 3 (layout mmdet), of DynamicHead and detectron2 (layout official)
+  backbones alone    ResNet, ResNeXt, Swin of torchvision, timm, mmdetection, detectron2, MSRA's R-50.pkl and R-101.pkl;
+                     neck, DyHead and head then keep their initialisation
+Every parameter of both sides is accounted for, and printed; what does not fit is an error, and then nothing is written.
+train.py with the same --config and --workdir starts from these weights with a fresh optimiser."""
+
+EXAMPLES = """\
+  python -m dyhead_jax.convert atss_r50.pth --config=configs/FILE.py --workdir=runs/converted
+  python -m dyhead_jax.convert R-50.pkl --config=configs/FILE.py --config.seed=1 --workdir=runs/from_imagenet
+  python -m dyhead_jax.convert --to-torch --workdir=runs/mine --layout=mmdet --out=mine.safetensors"""
+
+
+class ConvertError(ValueError):
+    """Weights that do not fit, or a folder in use; the message names the file or folder."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """variables: of the whole detector, host arrays. match: of what the file is for, below `part` of the detector
+    ("backbone", or "" for all). outside: names of the file that were left out as not of that part."""
+
+    variables: dict[str, Any]
+    match: state_dict.Match
+    layout: str
+    part: str
+    outside: tuple[str, ...]
+
+
+def convert(
+    config: Config, arrays: Mapping[str, np.ndarray], layout: str = "", *, backbone_only: bool = False
+) -> Conversion:
+    """The variables of the detector that a config describes, from the names and arrays of a PyTorch checkpoint.
+
+    layout: one of `layouts.ALL`; "" finds it. Parameters without counterpart in the file (all but the backbone's where
+    the file is a backbone) are those of a new model with config.seed; without such nothing is initialised.
+    Raises LayoutError and NamesError.
+    """
+    model = detectors.build(config.model)
+
+    def first() -> dict[str, Any]:
+        return steps.init_variables(model, jax.random.key(config.seed), config.data.canvases[0])
+
+    shapes = jax.eval_shape(first)
+    layout = layout or layouts.detect(arrays)
+    if layout in layouts.WHOLE and not backbone_only:
+        found = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
+        variables = found.variables
+        if found.kept:
+            variables = jax.tree.map(_filled, variables, jax.device_get(jax.jit(first)()))
+        return Conversion(variables, found, layout, "", ())
+    backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
+    inside = below(arrays, backbone.prefix)
+    here = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
+    found = state_dict.match(backbone.table, inside, here)
+    variables = jax.device_get(jax.jit(first)())
+    for name in here:
+        filled = jax.tree.map(_filled, found.variables[name], variables[name]["backbone"])
+        variables[name] = {**variables[name], "backbone": filled}
+    outside = tuple(name for name in arrays if not name.startswith(backbone.prefix))
+    return Conversion(variables, found, backbone.layout, "backbone", outside)
+
+
+def _filled(value: Any, first: Any) -> Any:
+    return first if isinstance(value, jax.ShapeDtypeStruct) else value
+
+
+def report(conversion: Conversion, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What was matched, and what was left over on either side and why; one line for each kind of it."""
+    found = conversion.match
+    counts = {
+        collection: sum(leaf.size for leaf in jax.tree.leaves(tree)) for collection, tree in found.variables.items()
+    }
+    kept = sum(int(np.prod(leaf.shape)) for leaf in _leaves(found.variables, found.kept))
+    lines = [
+        f"layout {conversion.layout}, {len(arrays)} arrays",
+        f"matched: {len(found.names)} arrays, {counts['params'] - kept:,} parameters"
+        + (f" and {counts['batch_stats']:,} batch statistics" if counts.get("batch_stats") else ""),
+    ]
+    for reason, number in Counter(found.left.values()).items():
+        first = next(name for name, why in found.left.items() if why == reason)
+        lines.append(f"left in the file: {number} arrays like {first}: {reason}")
+    if conversion.outside:
+        lines.append(
+            f"left in the file: {len(conversion.outside)} arrays like {conversion.outside[0]}: not the backbone"
+        )
+    if found.constant:
+        lines.append(
+            f"not in the file: {len(found.constant)} batch statistics, which its format has folded into its norms"
+        )
+    if found.kept:
+        lines.append(f"not in the file: {kept:,} parameters of {', '.join(found.kept)}: they start as in a new model")
+    if conversion.part:
+        others = {name: tree for name, tree in conversion.variables["params"].items() if name != conversion.part}
+        rest = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(others))
+        lines.append(f"not in the file: {rest:,} parameters of {', '.join(others)}: they start as in a new model")
+    elif not found.kept:
+        lines.append("left in the model: nothing")
+    return lines
+
+
+def _leaves(tree: Any, paths: tuple[str, ...]) -> list[Any]:
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return [leaf for keys, leaf in flat if jax.tree_util.keystr(keys, simple=True, separator="/") in paths]
+
+
+def write_workdir(
+    folder: Path, config: Config, variables: Mapping[str, Any], names: tuple[str, ...], ids: tuple[int, ...]
+) -> None:
+    """Writes the checkpoint of step 0, with a fresh optimiser, and config.json last: a folder without it is no run."""
+    model = detectors.build(config.model)
+    optimizer = optim.make_optimizer(config.optim, config.run.steps)
+    state = jax.device_get(steps.create_state(model, optimizer, variables, ema=config.optim.ema))
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(state, make_meta(config, names, ids))
+        checkpoints.wait()
+    workdirs.claim(folder, config)
+
+
+def check_unused(folder: Path) -> None:
+    """Raises ConvertError for a folder that belongs to a run."""
+    taken = [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]
+    if taken:
+        raise ConvertError(f"{folder} has {taken[0]} already; it is not written over: choose another --workdir")
+
+
+def to_torch(folder: Path, step: int | None, layout: str, out: Path) -> str:
+    """Writes a run's weights (the averaged ones where it has them) under PyTorch names; returns what to tell of it."""
+    weights_file.check_writable(out)
+    loaded = load_for_inference(folder, step)
+    table = layouts.detector(loaded.config.model, layout)
+    arrays = state_dict.save(table, loaded.variables)
+    weights_file.write(out, arrays)
+    count = sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
+    return (
+        f"{out}: step {loaded.step} of {folder}, {len(arrays)} arrays, {count:,} parameters, layout {layout}; without"
+        " the buffers that PyTorch computes itself (counters, index tables): load_state_dict(..., strict=False)"
+    )
+
+
+def _hint(config: Config, layout: str) -> str:
+    dyhead = config.model.dyhead
+    if layout in layouts.WHOLE and dyhead.num_blocks and dyhead.dcn_bias != (layout == "official"):
+        return f" (its deformable convolutions: --config.model.dyhead.dcn_bias={layout == 'official'})"
+    return ""
+
+
+def _from_torch(options: Any, config: Config, folder: Path) -> None:
+    check_unused(folder)
+    of_file = None
+    if options.categories is not None:
+        index = coco_json.load(options.categories, limit=1)
+        of_file = list(zip(index.class_names, index.category_ids, strict=True))
+    arrays, meta = weights_file.read(options.file, options.key)
+    layout = options.layout
+    try:
+        layout = layout or layouts.detect(arrays)
+        conversion = convert(config, arrays, layout, backbone_only=options.backbone_only)
+        names, ids, origin = provenance.categories(provenance.class_names(meta), config.model.num_classes, of_file)
+    except ValueError as error:
+        raise ConvertError(f"{options.file}: {error}{_hint(config, layout)}") from error
+    lines = report(conversion, arrays)
+    wanted, reason = provenance.pixels(arrays, meta, conversion.layout, config.model)
+    own = provenance.configured(config.model)
+    lines.append(f"input: {own}, by the config" + ("" if wanted else "; the file does not tell what it was trained on"))
+    if wanted is not None and not provenance.same(wanted, own):
+        lines.append(f"warning: the weights want {wanted}: {reason}; give {wanted.options()}")
+    lines.append(f"classes: {len(names)}, {origin}")
+    if options.list:
+        lines += [f"  {name} -> {path}" for path, name in conversion.match.names.items()]
+        lines += [f"  {name}: {why}" for name, why in conversion.match.left.items()]
+    print(f"{options.file}:", *lines, sep="\n  ")
+    write_workdir(folder, config, conversion.variables, names, ids)
+    print(f"{folder}: step 0")
+
+
+def _main() -> None:
+    parser = command.parser("python -m dyhead_jax.convert", DESCRIPTION, EXAMPLES)
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="weights of PyTorch")
+    parser.add_argument(
+        "--config", help="config file of the detector; --config.<name>=<value> changes it, as in train.py"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="folder to make, or with --to-torch the run to take"
+    )
+    parser.add_argument("--layout", default="", choices=layouts.ALL, help="of the names (default: found from them)")
+    parser.add_argument("--backbone-only", action="store_true", help="take only the backbone of a whole detector")
+    parser.add_argument("--key", default="", help="entry of FILE with the weights (default: state_dict or model)")
+    parser.add_argument("--categories", type=Path, help="COCO instances JSON whose category ids the classes have")
+    parser.add_argument("--list", action="store_true", help="also print every name and where it went")
+    parser.add_argument(
+        "--to-torch", action="store_true", help="the way back: needs --layout mmdet or official, and --out"
+    )
+    parser.add_argument("--out", type=Path, help="with --to-torch: .safetensors or .npz file to write")
+    parser.add_argument("--step", type=int, help="with --to-torch: checkpoint to take (default: the latest)")
+    options, rest = parser.parse_known_args()
+    overrides = [argument for argument in rest if argument.startswith(("--config.", "--noconfig."))]
+    strange = [argument for argument in rest if argument not in overrides]
+    if strange:
+        raise command.UsageError(f"{strange[0]!r} is not an option (--help lists them)")
+    if options.to_torch:
+        given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
+        if given or overrides or options.backbone_only or options.list:
+            raise command.UsageError("--to-torch takes --workdir, --layout, --out and --step only")
+        if options.layout not in layouts.WHOLE or options.out is None:
+            raise command.UsageError(f"--to-torch needs --out=FILE and --layout={' or '.join(layouts.WHOLE)}")
+        print(to_torch(options.workdir, options.step, options.layout, options.out))
+        return
+    if options.file is None or options.config is None:
+        raise command.UsageError("give FILE and --config=FILE (--help says more)")
+    if options.out is not None or options.step is not None:
+        raise command.UsageError("--out and --step belong to --to-torch")
+    arguments = [f"--config={options.config}", f"--workdir={options.workdir}", *overrides]
+    parsed = flags.parse([sys.argv[0], *arguments], "")
+    assert parsed is not None  # only --help gives None
+    _from_torch(options, *parsed)
+
+
+if __name__ == "__main__":
+    command.run(_main)
