@@ -4,8 +4,8 @@ Rows: the paper's ablation, COCO val2017. Targets, in AP over all three off: sca
 three +3.6. The text behind the colon names what is on, in any order: `scale`, `spatial`, `task`, or `none`; without it
 all three are. With all off a block is a plain convolution of a level and its two neighbours.
 
-Schedule: 90,000 steps of 16 images, SGD at 0.01, a tenth of it after 60,000 and 80,000, warm-up of 1000 steps, short side
-800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs MSRA's caffe-style ImageNet weights.
+Schedule: 90,000 steps of 16 images, SGD at 0.01, a tenth of it after 60,000 and 80,000, warm-up of 1000 steps, short
+side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs MSRA's caffe-style ImageNet weights.
 
     for on in none scale spatial task scale,spatial scale,task spatial,task scale,spatial,task; do
         python train.py --config=configs/ablation.py:$on --config.data.root=PATH/TO/coco \

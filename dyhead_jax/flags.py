@@ -67,6 +67,22 @@ def parse(argv: list[str], text: str) -> tuple[Config, Path] | None:
     return config, workdir
 
 
+def override(config: Config, arguments: list[str]) -> Config:
+    """`config` with the values of `arguments`, each `--config.<name>=<value>`, checked.
+
+    Raises UsageError for a wrong name or value and ConfigError for a config that no run can use.
+    """
+    _check_names(config, arguments)
+    values, line = flags.FlagValues(), ["", *arguments]
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=line)
+    try:
+        values(line)
+    except flags.Error as error:
+        raise UsageError(str(error)) from error
+    configs.validate(values.config)
+    return values.config
+
+
 def load_file(argument: str) -> Config:
     """What `get_config()` of a config file returns; "FILE:TEXT" calls `get_config("TEXT")`.
 

@@ -51,14 +51,16 @@ def chosen(argument: str, allowed: Sequence[str]) -> str:
 def msra_resnet(depth: int = 50, **fields: Any) -> dict[str, Any]:
     """The caffe-style ResNet of the official code: stride in the 1x1, blue first, deviation 1, batch norm frozen and
     nothing else."""
-    backbone = ResNetConfig(depth=depth, style="caffe", norm="frozen", **{"frozen_stages": -1} | fields)
+    defaults: dict[str, Any] = {"norm": "frozen", "frozen_stages": -1}
+    backbone = ResNetConfig(depth=depth, style="caffe", **defaults | fields)
     return {"backbone": backbone, "pixel_std": (1.0, 1.0, 1.0), "bgr": True}
 
 
 def torch_resnet(depth: int = 50, **fields: Any) -> dict[str, Any]:
     """torchvision's ResNet as mmdetection trains it: batch norm in eval mode with a trained affine map, stem and first
     stage frozen."""
-    return {"backbone": ResNetConfig(depth=depth, style="torch", **{"norm": "eval", "frozen_stages": 1} | fields)}
+    defaults: dict[str, Any] = {"norm": "eval", "frozen_stages": 1}
+    return {"backbone": ResNetConfig(depth=depth, style="torch", **defaults | fields)}
 
 
 def resnext101_64x4d(**fields: Any) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def improved_fcos(**fields: Any) -> FCOSConfig:
 
 def dyhead(attentions: Sequence[str] = ("scale", "spatial", "task"), **fields: Any) -> DyHeadConfig:
     """DyHead with these attentions on and the others off."""
-    off = {name: "none" for name in ("scale", "spatial", "task") if name not in attentions}
+    off: dict[str, Any] = {name: "none" for name in ("scale", "spatial", "task") if name not in attentions}
     return DyHeadConfig(**off, **fields)
 
 
@@ -121,18 +123,19 @@ def coco(multiple: int = 32, **fields: Any) -> DataConfig:
     )
     short = max(fields.get("short_side", (800,)))
     height, width = (-(-side // multiple) * multiple for side in (short, fields.get("long_side", 1333)))
-    return DataConfig(**{"source": source, "canvases": ((height, width), (width, height))} | fields)
+    defaults: dict[str, Any] = {"source": source, "canvases": ((height, width), (width, height))}
+    return DataConfig(**defaults | fields)
 
 
 def iterations(steps: int = 90_000, **optim: Any) -> dict[str, Any]:
     """The official schedule: 0.1 of the rate after 6/9 and again after 8/9 of the steps, 1000 of warm-up."""
-    defaults = {"milestones": (60 / 90, 80 / 90), "warmup_steps": 1_000}
+    defaults: dict[str, Any] = {"milestones": (60 / 90, 80 / 90), "warmup_steps": 1_000}
     return {"optim": OptimConfig(**defaults | optim), "run": RunConfig(steps=steps, eval_every=7_500)}
 
 
 def epochs(count: int = 12, **optim: Any) -> dict[str, Any]:
     """mmdetection's schedule: 0.1 of the rate after 8/12 and again after 11/12 of the epochs, 500 steps of warm-up."""
-    defaults = {"milestones": (8 / 12, 11 / 12), "warmup_steps": 500}
+    defaults: dict[str, Any] = {"milestones": (8 / 12, 11 / 12), "warmup_steps": 500}
     run = RunConfig(steps=count * COCO_EPOCH, eval_every=COCO_EPOCH)
     return {"optim": OptimConfig(**defaults | optim), "run": run}
 

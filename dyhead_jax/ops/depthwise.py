@@ -6,12 +6,26 @@ All forms give the same numbers, forward and backward.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 IMPLEMENTATIONS = ("auto", "shifted", "lax")
+_preferred: ContextVar[str] = ContextVar("_preferred", default="auto")
+
+
+@contextmanager
+def preferred(implementation: str) -> Iterator[None]:
+    """Inside, "auto" means `implementation`: for programs that are traced here but meant for another machine."""
+    token = _preferred.set(implementation)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: int) -> Padding:
@@ -49,6 +63,8 @@ def grouped_conv(
     if padding == "SAME":
         padding = same_padding((x.shape[1], x.shape[2]), (kh, kw), stride)
     assert not isinstance(padding, str), padding
+    if implementation == "auto":
+        implementation = _preferred.get()
     if implementation == "auto":
         implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
     if implementation == "shifted" and c_group == 1 and c_in == c_out:

@@ -1,0 +1,1 @@
+"""python -m dyhead_jax.benchmark: what the models cost. One file a command."""
