@@ -245,13 +245,16 @@ def _collect(
 def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The PyTorch names and layouts of a tree {"params": ..., ...}: `load` backwards, for what the table names.
 
-    Raises NamesError for a parameter that no rule gives.
+    Raises NamesError for a parameter that no rule gives, unless it has the value that the format implies.
     """
     rules = [(_pattern(f"{rule.collection}/{rule.target}"), rule) for rule in table.rules]
+    constants = [(_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
     result: dict[str, np.ndarray] = {}
     unknown: list[str] = []
     for path, leaf in _flatten(variables).items():
         value = np.asarray(leaf)
+        if any(p.fullmatch(path) and (value == np.asarray(v, value.dtype)).all() for p, v in constants):
+            continue
         entries = [(path, value)]
         if not any(pattern.fullmatch(path) for pattern, _ in rules):
             entries = [(f"{path}[{i}]", piece) for i, piece in enumerate(value)] if value.ndim else []

@@ -31,7 +31,7 @@ STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-INNER = ("state_dict", "model")  # keys below which trainers put the parameters
+INNER = ("state_dict", "model", "blobs")  # keys below which trainers put the parameters; the last is Caffe2's
 
 
 class TorchFileError(ValueError):
@@ -46,10 +46,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def read_checkpoint(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Name -> array of all tensors of a checkpoint, in the file's order, and what its entry "meta" says.
 
-    The tensors are the file's own, or those below its key "state_dict" or "model", or below `key` where it is given;
-    entries that are no arrays (epochs, author, settings) are left out, and so is the prefix "module." (of DataParallel
-    and of averaged models) where all names but counters have it. The arrays are read-only. bfloat16 becomes float32,
-    other dtypes stay. meta: mmdetection's, plain values of a stranger; {} where there is none.
+    The tensors are the file's own, or those below its key "state_dict", "model" or "blobs", or below `key` where it is
+    given; entries that are no arrays (epochs, author, settings) are left out, and so is the prefix "module." (of
+    DataParallel and of averaged models) where all names but counters have it. The arrays are read-only. bfloat16
+    becomes float32, other dtypes stay. meta: mmdetection's, plain values of a stranger; {} where there is none.
     Raises TorchFileError, one line with the file's name, for anything that is not such a file.
     """
     path = Path(path)

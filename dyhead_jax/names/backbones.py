@@ -90,7 +90,9 @@ resnet_caffe2 = Table(
     ),
     ignored=(
         *((name, CLASSIFIER[1]) for name in ("fc1000_*", "pred_*")),
-        ("conv1_b", "bias of the stem, which its batch norm has taken in: detectron2 has none either"),
+        ("conv1_b", "a bias of the stem, which Detectron and detectron2 do not use either"),
+        ("*_momentum", "state of an optimiser"),
+        ("lr", "state of an optimiser"),
     ),
     constants=(("*bn*/mean", 0.0), ("*bn*/var", 1.0 - 1e-5)),
 )
