@@ -1,0 +1,28 @@
+"""Which form `deform_conv` takes for which map: the table behind `implementation="auto"`."""
+
+from collections.abc import Sequence
+
+import jax
+
+FORMS = ("taps", "packed", "hat")
+BACKENDS = ("cpu", "gpu", "tpu")
+# Maps of at most so many pixels are read by `hat`, larger ones by the form beside it.
+HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1024}
+LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
+
+
+def choose(implementation: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
+    """The form for each of the maps with these shapes (b, h, w, c).
+
+    Raises ValueError where `implementation` is none of the forms, "auto", or "auto_" and a backend.
+    """
+    if implementation in FORMS:
+        return [implementation] * len(shapes)
+    backend = jax.default_backend() if implementation == "auto" else implementation.removeprefix("auto_")
+    backend = {"cuda": "gpu", "rocm": "gpu"}.get(backend, backend)
+    if implementation != "auto" and (not implementation.startswith("auto_") or backend not in BACKENDS):
+        known = ["auto", *(f"auto_{name}" for name in BACKENDS), *FORMS]
+        raise ValueError(f"implementation is {implementation!r}; it may be {', '.join(known)}")
+    if backend not in BACKENDS:
+        backend = "gpu"
+    return ["hat" if shape[1] * shape[2] <= HAT_PIXELS[backend] else LARGE[backend] for shape in shapes]

@@ -1,0 +1,154 @@
+"""Where the samples of a deformable convolution lie, and how they are blended.
+
+A tap's samples of all levels stand in one row of p positions, level after level. Arrays carry (b, g, p): batch,
+deformable group, position.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """Where the samples of one output level read: size of the source map, its first row in the table of all maps (each
+    with a border of one pixel), size of the output, its first position."""
+
+    height: int
+    width: int
+    row: int
+    out_height: int
+    out_width: int
+    position: int
+
+    @property
+    def rows(self) -> int:
+        return (self.height + 2) * (self.width + 2)
+
+    @property
+    def positions(self) -> int:
+        return self.out_height * self.out_width
+
+
+class Samples(NamedTuple):
+    """All samples of one tap, each (b, g, p)."""
+
+    y0: jax.Array  # row and column of the top-left corner, int32, -1 at the rim
+    x0: jax.Array
+    fy: jax.Array  # fractions towards the lower and the right corner
+    fx: jax.Array
+    blend: jax.Array  # the mask; 0 outside the map
+    inside: jax.Array
+
+
+def layouts_of(maps: Sequence[jax.Array], outputs: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
+    """The layouts of maps (b, h, w, c) and of the (height, width) of their outputs."""
+    layouts, row, position = [], 0, 0
+    for x, (height, width) in zip(maps, outputs, strict=True):
+        layouts.append(Layout(x.shape[1], x.shape[2], row, height, width, position))
+        row += layouts[-1].rows
+        position += layouts[-1].positions
+    return tuple(layouts)
+
+
+def by_tap(per_level: Sequence[jax.Array], deform_groups: int) -> jax.Array:
+    """[(b, h, w, g*k, n)] to (k, b, g, p, n)."""
+    flat = jnp.concatenate([v.reshape(v.shape[0], -1, *v.shape[3:]) for v in per_level], axis=1)
+    batch, positions, _, last = flat.shape
+    return flat.reshape(batch, positions, deform_groups, -1, last).transpose(3, 0, 2, 1, 4)
+
+
+def points(layouts, offsets, kernel_size, stride, padding, dilation, deform_groups) -> tuple[jax.Array, jax.Array]:
+    """Sampling points y and x, each (k, b, g, p), in pixels of the map that a sample reads."""
+    offset = by_tap(offsets, deform_groups)
+    offset = offset.astype(jnp.promote_types(offset.dtype, jnp.float32))  # bfloat16 has no integers above 256
+    base = []
+    for layout in layouts:
+        i, j = np.mgrid[: layout.out_height, : layout.out_width].reshape(2, -1)
+        ky, kx = np.mgrid[: kernel_size[0], : kernel_size[1]].reshape(2, -1, 1)
+        base.append((i * stride[0] - padding[0] + ky * dilation[0], j * stride[1] - padding[1] + kx * dilation[1]))
+    y, x = (np.concatenate([b[axis] for b in base], axis=1)[:, None, None, :] for axis in range(2))
+    return offset[..., 0] + y.astype(offset.dtype), offset[..., 1] + x.astype(offset.dtype)
+
+
+def per_position(layouts: Sequence[Layout], field: str, dtype) -> jax.Array:
+    """A field of each level, repeated over its positions: (1, 1, p)."""
+    values = [jnp.full((layout.positions,), getattr(layout, field), dtype) for layout in layouts]
+    return jnp.concatenate(values).reshape(1, 1, -1)
+
+
+def samples(layouts: Sequence[Layout], y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
+    """The samples at the points y and x, (b, g, p)."""
+    height, width = (per_position(layouts, name, y.dtype) for name in ("height", "width"))
+    inside = (y > -1) & (x > -1) & (y < height) & (x < width)
+    # far points would overflow the integers: bring them to the rim, where `inside` has already taken them out
+    y = jnp.where(inside, y, 0.0)
+    x = jnp.where(inside, x, 0.0)
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    blend = jnp.where(inside, 1.0 if mask is None else mask, 0.0).astype(y.dtype)
+    return Samples(y0.astype(jnp.int32), x0.astype(jnp.int32), y - y0, x - x0, blend, inside)
+
+
+def table_rows(layouts: Sequence[Layout], s: Samples) -> tuple[jax.Array, jax.Array]:
+    """The table's row of each sample's top-left corner, (b, g, p), and the rows between a pixel and the one below it,
+    (1, 1, p)."""
+    pitch = per_position(layouts, "width", jnp.int32) + 2
+    return per_position(layouts, "row", jnp.int32) + (s.y0 + 1) * pitch + s.x0 + 1, pitch
+
+
+def corner_weights(s: Samples) -> list[jax.Array]:
+    """Bilinear weights, (b, g, p), of top left, top right, low left, low right."""
+    return [(1 - s.fy) * (1 - s.fx), (1 - s.fy) * s.fx, s.fy * (1 - s.fx), s.fy * s.fx]
+
+
+def pull_points(s: Samples, dots: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of y, x and the mask, (b, g, p), from the products of each corner's pixel with the output gradient."""
+    top_left, top_right, low_left, low_right = dots
+    d_y = s.blend * ((1 - s.fx) * (low_left - top_left) + s.fx * (low_right - top_right))
+    d_x = s.blend * ((1 - s.fy) * (top_right - top_left) + s.fy * (low_right - low_left))
+    total: jax.Array | float = 0.0
+    for weight, dot in zip(corner_weights(s), dots, strict=True):
+        total = total + weight * dot
+    return d_y, d_x, jnp.where(s.inside, total, 0.0)
+
+
+def bordered(maps: Sequence[jax.Array]) -> Iterator[jax.Array]:
+    """Each map (b, h, w, c) with a border of zeros of one pixel, as rows (b, (h + 2) * (w + 2), c).
+
+    The border replaces every test of whether a corner lies inside the map.
+    """
+    for x in maps:
+        yield jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(x.shape[0], -1, x.shape[3])
+
+
+def unbordered(layouts: Sequence[Layout], rows: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The transpose of `bordered`, from all maps' rows (b, rows, c), in the dtypes of `like`."""
+    maps = []
+    for layout, x in zip(layouts, like, strict=True):
+        piece = rows[:, layout.row : layout.row + layout.rows]
+        piece = piece.reshape(rows.shape[0], layout.height + 2, layout.width + 2, -1)
+        maps.append(piece[:, 1:-1, 1:-1].astype(x.dtype))
+    return maps
+
+
+def split_groups(v: jax.Array, deform_groups: int) -> jax.Array:
+    """(b, n, c) to (b, g, n, c // g)."""
+    return v.reshape(v.shape[0], v.shape[1], deform_groups, -1).transpose(0, 2, 1, 3)
+
+
+def join_groups(v: jax.Array) -> jax.Array:
+    """(b, g, n, c // g) to (b, n, c)."""
+    return v.transpose(0, 2, 1, 3).reshape(v.shape[0], v.shape[2], -1)
+
+
+def gather(table: jax.Array, row: jax.Array) -> jax.Array:
+    """(b, g, rows, c) and (b, g, p) to (b, g, p, c); vmap keeps b and g batching dimensions of the gather."""
+    return jax.vmap(jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds")))(table, row)
+
+
+def scatter_add(table: jax.Array, row: jax.Array, values: jax.Array) -> jax.Array:
+    """Adds values (b, g, p, c) to the rows (b, g, p) of the table (b, g, rows, c)."""
+    add = jax.vmap(jax.vmap(lambda t, i, v: t.at[i].add(v, mode="promise_in_bounds")))
+    return add(table, row, values)

@@ -1,0 +1,106 @@
+"""No gather at all: bilinear weights as a dense matrix of samples x pixels, and matrix products.
+
+Work grows with the square of a map's pixels: for small maps on hardware that multiplies faster than it gathers.
+The matrix has the dtype of the maps, so in bfloat16 the weights are rounded to 8 bits.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dyhead_jax.ops.deform_conv import geometry
+from dyhead_jax.ops.deform_conv.geometry import Layout, Samples
+
+
+def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
+    """All maps' pixels without a border: (b, g, pixels, c // g)."""
+    flat = [x.reshape(x.shape[0], -1, x.shape[3]) for x in maps]
+    return geometry.split_groups(jnp.concatenate(flat, axis=1), deform_groups)
+
+
+def restore(layouts: Sequence[Layout], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The transpose of `prepare`."""
+    flat = geometry.join_groups(table)
+    return [flat[:, a:b].reshape(x.shape).astype(x.dtype) for (a, b), x in zip(_spans(layouts), like, strict=True)]
+
+
+def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
+    """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
+    values = []
+    for (a, b), layout, level in zip(_spans(layouts), layouts, _by_level(layouts, s), strict=True):
+        matrix = _times(level.blend, *_axes(layout, level)).astype(table.dtype)
+        values.append(_dot("bgpm,bgmc->bgpc", matrix, table[:, :, a:b]))
+    return jnp.concatenate(values, axis=2)
+
+
+def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array):
+    """As `taps.pull`."""
+    d_tables, values, gradients = [], [], []
+    for (a, b), layout, level in zip(_spans(layouts), layouts, _by_level(layouts, s), strict=True):
+        pixels = table[:, :, a:b]
+        rows, columns = _axes(layout, level)
+        matrix = _times(level.blend, rows, columns).astype(table.dtype)
+        g = d_value[:, :, layout.position : layout.position + layout.positions].astype(table.dtype)
+        values.append(_dot("bgpm,bgmc->bgpc", matrix, pixels))
+        d_tables.append(_dot("bgpm,bgpc->bgmc", matrix, g))
+        d_matrix = _dot("bgpc,bgmc->bgpm", g, pixels).reshape(*rows.shape, -1)
+        # the slope of a hat: -1 at the floor pixel, +1 at the next one
+        slope_y, slope_x = _slope(layout.height, level.y0), _slope(layout.width, level.x0)
+        over_x = jnp.einsum("bgphw,bgpw->bgph", d_matrix, columns)
+        over_slope = jnp.einsum("bgphw,bgpw->bgph", d_matrix, slope_x)
+        gradients.append(
+            (
+                level.blend * jnp.sum(over_x * slope_y, -1),
+                level.blend * jnp.sum(over_slope * rows, -1),
+                jnp.where(level.inside, jnp.sum(over_x * rows, -1), 0.0),
+            )
+        )
+    d_table = d_table + jnp.concatenate(d_tables, axis=2)
+    d_y, d_x, d_mask = (jnp.concatenate(parts, axis=2).astype(s.fy.dtype) for parts in zip(*gradients, strict=True))
+    return d_table, jnp.concatenate(values, axis=2), (d_y, d_x, d_mask)
+
+
+def _axes(layout: Layout, s: Samples) -> tuple[jax.Array, jax.Array]:
+    """Hats over the rows (b, g, p, h) and over the columns (b, g, p, w)."""
+    return _hat(layout.height, s.y0, s.fy), _hat(layout.width, s.x0, s.fx)
+
+
+def _hat(size: int, floor: jax.Array, fraction: jax.Array) -> jax.Array:
+    first, second = _hits(size, floor)
+    fraction = fraction[..., None]
+    return jnp.where(first, 1 - fraction, 0.0) + jnp.where(second, fraction, 0.0)
+
+
+def _slope(size: int, floor: jax.Array) -> jax.Array:
+    first, second = _hits(size, floor)
+    return second.astype(jnp.float32) - first.astype(jnp.float32)  # exact in any precision
+
+
+def _hits(size: int, floor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether a pixel is the floor of the sample, and whether it is the next one."""
+    index = jnp.arange(size, dtype=floor.dtype).reshape(1, 1, 1, -1)
+    return index == floor[..., None], index == floor[..., None] + 1
+
+
+def _times(blend: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """(b, g, p, h * w)."""
+    product = (blend[..., None] * rows)[..., :, None] * columns[..., None, :]
+    return product.reshape(*blend.shape, -1)
+
+
+def _dot(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _by_level(layouts: Sequence[Layout], s: Samples) -> list[Samples]:
+    return [Samples(*(v[:, :, lay.position : lay.position + lay.positions] for v in s)) for lay in layouts]
+
+
+def _spans(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
+    """First and last + 1 pixel of each map in `prepare`'s array."""
+    spans, start = [], 0
+    for layout in layouts:
+        spans.append((start, start + layout.height * layout.width))
+        start = spans[-1][1]
+    return spans

@@ -1,0 +1,96 @@
+"""The loop over a kernel's taps, and its gradient, for any way of reading samples.
+
+A form is a module with four functions: `prepare` makes one array of all maps, `read` blends the samples of a tap,
+`pull` is the gradient of `read`, `restore` the transpose of `prepare`. Nothing of size taps x samples x channels is
+ever stored: the backward pass reads every sample again and adds into the table in float32.
+"""
+
+import functools
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+
+from dyhead_jax.ops.deform_conv import geometry, hat, packed, taps
+
+FORMS: dict[str, ModuleType] = {"taps": taps, "packed": packed, "hat": hat}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def tap_loop(form, layouts, groups, deform_groups, maps, y, x, mask, kernel):
+    """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
+
+    form: a key of FORMS; layouts: of `geometry`; maps: [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
+    kernel: (k, c_in // groups, c_out).
+    """
+    read = FORMS[form].read
+    table = FORMS[form].prepare(maps, deform_groups)
+    wide = jnp.promote_types(table.dtype, jnp.float32)
+
+    def tap(total, inputs):
+        y, x, mask, matrix = inputs
+        value = read(layouts, table, geometry.samples(layouts, y, x, mask))
+        value = geometry.join_groups(value).astype(table.dtype)
+        return total + _project(value, matrix.astype(table.dtype), groups, wide), None
+
+    zero = _zeros(table, (table.shape[0], y.shape[3], kernel.shape[2]), wide)
+    return jax.lax.scan(tap, zero, (y, x, mask, kernel))[0]
+
+
+def _forward(form, layouts, groups, deform_groups, maps, y, x, mask, kernel):
+    # the maps live on as the block's input; the table is cheaper to make again than to keep
+    return tap_loop(form, layouts, groups, deform_groups, maps, y, x, mask, kernel), (maps, y, x, mask, kernel)
+
+
+def _backward(form, layouts, groups, deform_groups, residuals, g):
+    maps, y, x, mask, kernel = residuals
+    table = FORMS[form].prepare(maps, deform_groups)
+    wide = jnp.promote_types(table.dtype, jnp.float32)
+    g = g.astype(table.dtype)
+
+    def tap(d_table, inputs):
+        y, x, mask, matrix = inputs
+        s = geometry.samples(layouts, y, x, mask)
+        d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
+        d_value = geometry.split_groups(d_value, deform_groups)
+        d_table, value, (d_y, d_x, d_mask) = FORMS[form].pull(layouts, table, d_table, s, d_value)
+        d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype)).astype(kernel.dtype)
+        return d_table, (d_y, d_x, None if mask is None else d_mask, d_matrix)
+
+    zero = _zeros(table, table.shape, wide)
+    d_table, (d_y, d_x, d_mask, d_kernel) = jax.lax.scan(tap, zero, (y, x, mask, kernel))
+    return FORMS[form].restore(layouts, d_table, maps), d_y, d_x, d_mask, d_kernel
+
+
+tap_loop.defvjp(_forward, _backward)
+
+
+def _project(values: jax.Array, matrix: jax.Array, groups: int, wide) -> jax.Array:
+    """values (b, p, c_in) times matrix (c_in // groups, c_out), group by group: (b, p, c_out)."""
+    if groups == 1:
+        return jnp.einsum("bpc,cd->bpd", values, matrix, preferred_element_type=wide)
+    v = values.reshape(*values.shape[:2], groups, -1)
+    m = matrix.reshape(matrix.shape[0], groups, -1)
+    return jnp.einsum("bpnc,cnd->bpnd", v, m, preferred_element_type=wide).reshape(*values.shape[:2], -1)
+
+
+def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
+    """For g (b, p, c_out), gradients of `_project`: of its values, and a function of the values to that of matrix."""
+    if groups == 1:
+        d_values = jnp.einsum("bpd,cd->bpc", g, matrix, preferred_element_type=wide)
+        return d_values, lambda v: jnp.einsum("bpc,bpd->cd", v, g, preferred_element_type=wide)
+    by_group = g.reshape(*g.shape[:2], groups, -1)
+    m = matrix.reshape(matrix.shape[0], groups, -1)
+    d_values = jnp.einsum("bpnd,cnd->bpnc", by_group, m, preferred_element_type=wide).reshape(*g.shape[:2], -1)
+
+    def d_matrix(values):
+        v = values.reshape(*values.shape[:2], groups, -1)
+        return jnp.einsum("bpnc,bpnd->cnd", v, by_group, preferred_element_type=wide).reshape(matrix.shape)
+
+    return d_values, d_matrix
+
+
+def _zeros(table: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Zeros that vary over devices as the table does, which a loop's carry inside shard_map must."""
+    zero = jnp.where(table[:1, :1, :1, :1] > 0, 0, 0).astype(dtype)
+    return jnp.broadcast_to(zero.reshape((1,) * len(shape)), shape)

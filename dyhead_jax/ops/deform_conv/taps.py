@@ -1,0 +1,51 @@
+"""Four row gathers a sample, one for each corner, from a table of all maps' pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dyhead_jax.ops.deform_conv import geometry
+from dyhead_jax.ops.deform_conv.geometry import Layout, Samples
+
+
+def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
+    """All maps' pixels: (b, g, rows, c // g)."""
+    return geometry.split_groups(jnp.concatenate(list(geometry.bordered(maps)), axis=1), deform_groups)
+
+
+def restore(layouts: Sequence[Layout], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+    """The transpose of `prepare`."""
+    return geometry.unbordered(layouts, geometry.join_groups(table), like)
+
+
+def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
+    """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
+    wide = jnp.promote_types(table.dtype, jnp.float32)
+    total: Any = 0.0
+    for row, weight in zip(_rows(layouts, s), geometry.corner_weights(s), strict=True):
+        total = total + (weight * s.blend)[..., None].astype(wide) * geometry.gather(table, row)
+    return total
+
+
+def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array):
+    """Adds the gradient of the table to d_table, given that of the values. Returns d_table, the values (which the
+    gradient of the kernel needs), and the gradients of y, x and mask."""
+
+    def corner(carry, inputs):  # one after the other, so that only one corner's rows are alive
+        d_table, value = carry
+        row, weight = inputs
+        weight = (weight * s.blend)[..., None].astype(d_value.dtype)
+        pixels = geometry.gather(table, row)
+        dot = jnp.sum(d_value * pixels, axis=-1).astype(s.fy.dtype)
+        return (geometry.scatter_add(d_table, row, weight * d_value), value + weight * pixels), dot
+
+    rows, weights = jnp.stack(_rows(layouts, s)), jnp.stack(geometry.corner_weights(s))
+    (d_table, value), dots = jax.lax.scan(corner, (d_table, jnp.zeros_like(d_value)), (rows, weights))
+    return d_table, value, geometry.pull_points(s, list(dots))
+
+
+def _rows(layouts: Sequence[Layout], s: Samples) -> list[jax.Array]:
+    row, pitch = geometry.table_rows(layouts, s)
+    return [row, row + 1, row + pitch, row + pitch + 1]
