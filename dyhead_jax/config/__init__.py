@@ -7,7 +7,7 @@ node are the keyword arguments of that class (see `symbols.build`). `validate` r
 """
 
 from dyhead_jax.config.backbones import EfficientNetLiteConfig, ResNetConfig, SwinConfig
-from dyhead_jax.config.data import CocoFolderConfig, DataConfig, ShapesConfig
+from dyhead_jax.config.data import CocoFolderConfig, CocoRecordsConfig, DataConfig, ShapesConfig
 from dyhead_jax.config.detectors import (
     ATSSConfig,
     BorderDetConfig,
@@ -26,6 +26,7 @@ __all__ = [
     "ATSSConfig",
     "BorderDetConfig",
     "CocoFolderConfig",
+    "CocoRecordsConfig",
     "Config",
     "ConfigError",
     "DataConfig",

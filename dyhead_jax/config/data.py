@@ -31,6 +31,17 @@ class CocoFolderConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class CocoRecordsConfig:
+    """COCO 2017 in array_record: of `python -m dyhead_jax.data prepare coco`, or tfds' own coco/2017."""
+
+    module: str = "dyhead_jax.data.coco_records:CocoRecords"
+    root: str = ""  # the prepared folder, or tfds' data_dir
+    train_annotations: str = "annotations/instances_train2017.json"  # relative to root; "" takes the records' own boxes
+    val_annotations: str = "annotations/instances_val2017.json"
+    limit: int = 0  # only the first so many images of each split; 0 is all
+
+
+@dataclass(slots=True, kw_only=True)
 class DataConfig:
     source: Any = field(default_factory=CocoFolderConfig)
     root: str = ""  # shorthand: when set, it replaces source.root

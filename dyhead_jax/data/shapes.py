@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dyhead_jax.data import builders, coco_json, drawing
+from dyhead_jax.data import builders, coco_json, drawing, records
 from dyhead_jax.data.coco_folder import CocoSplit
 from dyhead_jax.data.source import DataError
 
@@ -45,7 +45,7 @@ class Shapes:
         if not self._folder.is_dir():
             self._prepare()
         index = coco_json.load(self._folder / f"instances_{name}.json")
-        return CocoSplit(index, builders.PackedImages(self._folder, name, index.image_ids))
+        return CocoSplit(index, records.PackedImages(builders.directory(self._folder), name, index.image_ids))
 
     def _prepare(self) -> None:
         print(f"drawing {sum(self._counts.values())} pictures into {self._folder}", file=sys.stderr)
@@ -54,7 +54,7 @@ class Shapes:
             split: {"images": [], "annotations": [], "categories": categories} for split in self._counts
         }
 
-        def records(split: str) -> Iterator[builders.Record]:
+        def pictures(split: str) -> Iterator[records.Record]:
             for index in range(self._counts[split]):
                 record = self._record(split, index, len(contents[split]["annotations"]))
                 height, width = record.size
@@ -70,12 +70,12 @@ class Shapes:
 
         builders.prepare(
             self._folder,
-            records={split: lambda split=split: records(split) for split in self._counts},
-            num_classes=len(drawing.NAMES),
+            records={split: lambda split=split: pictures(split) for split in self._counts},
+            class_names=drawing.NAMES,
             finish=finish,
         )
 
-    def _record(self, split: str, index: int, annotations_before: int) -> builders.Record:
+    def _record(self, split: str, index: int, annotations_before: int) -> records.Record:
         picture = drawing.draw(np.random.default_rng([self._seed, _STREAM[split], index]), self._size)
         # JPEG, as photographs are: a quarter of the bytes of a PNG of the same noise.
         _, encoded = cv2.imencode(".jpg", picture.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -95,4 +95,4 @@ class Shapes:
                 }
             )
         size = (self._size, self._size)
-        return builders.Record(image_id, f"{split}_{index:06d}.jpg", size, encoded.tobytes(), annotations)
+        return records.Record(image_id, f"{split}_{index:06d}.jpg", size, encoded.tobytes(), annotations)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig, ShapesConfig
-from dyhead_jax.data import builders
+from dyhead_jax.data import builders, records
 from dyhead_jax.data.source import DataError, make_source
 from tests.data.folders import data_config, rewrite, write_split
 
@@ -76,12 +76,12 @@ def test_packed_gives_the_same_examples_and_the_schema_of_coco(folder: Path, tmp
 
 def test_a_killed_packing_leaves_nothing_that_looks_whole(folder: Path, tmp_path: Path) -> None:
     def dies():
-        yield builders.Record(1, "x.png", (20, 30), (folder / "train" / "0.png").read_bytes(), [])
+        yield records.Record(1, "x.png", (20, 30), (folder / "train" / "0.png").read_bytes(), [])
         raise KeyboardInterrupt
 
     target = tmp_path / "kept" / "set"
     with pytest.raises(KeyboardInterrupt):
-        builders.prepare(target, records={"train": dies}, num_classes=2, finish=lambda folder: None)
+        builders.prepare(target, records={"train": dies}, class_names=("a", "b"), finish=lambda folder: None)
     assert list(target.parent.iterdir()) == []
 
 
