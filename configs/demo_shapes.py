@@ -46,7 +46,9 @@ def get_config() -> Config:
         ),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=3e-4,
+            learning_rate=2e-3,
+            backbone_rate=0.15,
+            offset_rate=0.05,  # a full step of Adam moves the samples by pixels
             weight_decay=0.02,
             decay_norms=False,
             decay_biases=False,
