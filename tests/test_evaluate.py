@@ -300,7 +300,7 @@ def test_every_image_once_and_boxes_in_place_compiled_once_a_canvas(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, 3, 4])
 def test_hosts_together_give_what_one_gives(count, monkeypatch):
     from jax.experimental import multihost_utils
 

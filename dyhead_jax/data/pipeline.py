@@ -73,6 +73,11 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         self._step += 1
         return loaded
 
+    def image_ids(self, step: int) -> np.ndarray:
+        """(B,) int64 ids of the images that step `step`, counted from 0, shows on all hosts, in the batch's order."""
+        _, images = self._load.plan.step(step)
+        return np.asarray(self._load.split.image_ids)[images]
+
     def get_state(self) -> dict[str, Any]:
         """{"step": the step whose batch comes next}."""
         return {"step": self._step}
@@ -144,23 +149,19 @@ def train_batches(
 
 
 def eval_batches(split: Split, data: DataConfig, *, process_index: int = 0, process_count: int = 1) -> Iterator[Loaded]:
-    """This host's rows of the evaluation batches: every image exactly once over all hosts.
+    """This host's rows of the evaluation batches: every image exactly once over all hosts, whatever their number.
 
-    Batches have `data.eval_batch_size` rows over all hosts, and every host gets as many, on the same canvases in the
-    same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes. Raises as `train_batches` does.
+    Batches have `data.eval_batch_size` rows over all hosts, or the next multiple of the hosts, and every host gets as
+    many, on the same canvases in the same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes.
+    Raises DataError as `train_batches` does.
     """
-    own = _own_rows("data.eval_batch_size", data.eval_batch_size, process_index, process_count)
+    size = -(-data.eval_batch_size // process_count) * process_count
+    own = _own_rows("data.eval_batch_size", size, process_index, process_count)
     canvas_of = _canvas_of(split.sizes, data)
-    batches = plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size)
+    batches = plan_eval_batches(canvas_of, len(data.canvases), size)
     transform = EvalTransform(tuple(data.short_side), data.long_side)
     load = _EvalLoader(split, batches, data.canvases, transform, own, data.max_boxes)
     return iter(grain.MapDataset.range(len(batches)).map(load).to_iter_dataset(_threads()))
-
-
-def eval_batch_count(split: Split, data: DataConfig) -> int:
-    """How many batches `eval_batches` gives."""
-    canvas_of = _canvas_of(split.sizes, data)
-    return len(plan_eval_batches(canvas_of, len(data.canvases), data.eval_batch_size))
 
 
 @dataclass(slots=True, frozen=True)

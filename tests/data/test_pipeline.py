@@ -16,6 +16,7 @@ import pytest
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.coco_folder import CocoSplit
+from dyhead_jax.data.plan import choose_canvases
 from dyhead_jax.data.source import DataError, Example, make_source
 from dyhead_jax.data.transforms import Placed
 from tests.data.folders import data_config, rewrite, shared, write_split
@@ -99,6 +100,25 @@ def test_every_image_with_boxes_is_seen_once_a_pass(folder: Path) -> None:
     assert notes == ["2 images have more than data.max_boxes=3 boxes; the largest are kept"]
 
 
+def test_every_canvas_shows_its_images_once_an_epoch(folder: Path) -> None:
+    config = _config(folder, canvases=((32, 48), (48, 32), (34, 34)), batch_size=3)
+    split = _split(config)
+    batches = pipeline.train_batches(split, config, 5)
+    shown = [batches.image_ids(step).tolist() for step in range(100)]
+    loaded = [next(batches) for _ in range(4)]
+    batches.close()
+    assert [one.image_ids.tolist() for one in loaded] == shown[:4]
+    rows, _ = pipeline.train_images(split, config)
+    canvases = choose_canvases(split.sizes[rows], config.canvases, 32, 48)
+    assert sorted(set(canvases)) == [0, 1, 2]
+    for canvas in range(3):
+        group = sorted(split.image_ids[rows[canvases == canvas]])
+        sequence = [image_id for own in shown if own[0] in group for image_id in own]
+        assert len(sequence) >= 3 * len(group)
+        for start in range(0, len(sequence) - len(group) + 1, len(group)):
+            assert sorted(sequence[start : start + len(group)]) == group
+
+
 def test_resuming_is_exact(folder: Path, single: list[pipeline.Loaded], tmp_path: Path) -> None:
     config = _config(folder)
     batches = pipeline.train_batches(_split(config), config, 5)
@@ -178,15 +198,14 @@ def test_seeds_differ(folder: Path, single: list[pipeline.Loaded]) -> None:
     other.close()
 
 
-@pytest.mark.parametrize(("hosts", "batch"), [(1, 4), (1, 1), (2, 4), (3, 3), (4, 8)])
+@pytest.mark.parametrize(("hosts", "batch"), [(1, 4), (1, 1), (2, 4), (2, 5), (3, 3), (3, 4), (4, 8)])
 def test_evaluation_sees_every_image_once(folder: Path, hosts: int, batch: int) -> None:
     config = _config(folder, eval_batch_size=batch)
     split = _split(config, "val")
     ours = [list(pipeline.eval_batches(split, config, process_index=i, process_count=hosts)) for i in range(hosts)]
     shapes = [[loaded.batch.images.shape for loaded in own] for own in ours]
     assert all(own == shapes[0] for own in shapes)
-    assert len(shapes[0]) == pipeline.eval_batch_count(split, config)
-    assert all(shape[0] == batch // hosts for shape in shapes[0])
+    assert all(shape[0] == -(-batch // hosts) for shape in shapes[0])
     ids = np.concatenate([loaded.image_ids for own in ours for loaded in own])
     assert sorted(ids[ids >= 0]) == sorted(split.image_ids)
     for loaded in (loaded for own in ours for loaded in own):
@@ -225,8 +244,6 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
     config = _config(folder)
     with pytest.raises(DataError, match=r"data\.batch_size 4 is not a multiple of the 3 hosts"):
         pipeline.train_batches(_split(config), config, 0, process_count=3)
-    with pytest.raises(DataError, match=r"data\.eval_batch_size"):
-        pipeline.eval_batches(_split(config), config, process_count=3)
     with pytest.raises(DataError, match=r"data\.short_side is \(\)"):
         pipeline.train_batches(_split(config), _config(folder, short_side=()), 0)
     for name in ("train", "val"):
