@@ -5,7 +5,7 @@ python -m dyhead_jax.convert --help
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,24 +71,26 @@ def convert(
     layout = layout or layouts.detect(arrays)
     if layout in layouts.WHOLE and not backbone_only:
         found = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
-        variables = found.variables
-        if found.kept:
-            variables = jax.tree.map(_filled, variables, jax.device_get(jax.jit(first)()))
-        return Conversion(variables, found, layout, "", ())
+        return Conversion(_complete(found.variables, first), found, layout, "", ())
     backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
-    inside = below(arrays, backbone.prefix)
     here = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
-    found = state_dict.match(backbone.table, inside, here)
-    variables = jax.device_get(jax.jit(first)())
-    for name in here:
-        filled = jax.tree.map(_filled, found.variables[name], variables[name]["backbone"])
-        variables[name] = {**variables[name], "backbone": filled}
+    found = state_dict.match(backbone.table, below(arrays, backbone.prefix), here)
+    filled = {
+        name: {**tree, "backbone": found.variables[name]} if name in here else tree for name, tree in shapes.items()
+    }
     outside = tuple(name for name in arrays if not name.startswith(backbone.prefix))
-    return Conversion(variables, found, backbone.layout, "backbone", outside)
+    return Conversion(_complete(filled, first), found, backbone.layout, "backbone", outside)
 
 
-def _filled(value: Any, first: Any) -> Any:
-    return first if isinstance(value, jax.ShapeDtypeStruct) else value
+def _complete(variables: dict[str, Any], first: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`variables`, those that are only shapes taken from `first()`, of which nothing else is computed."""
+    leaves, structure = jax.tree.flatten(variables)
+    lacking = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    if lacking:
+        drawn = jax.device_get(jax.jit(lambda: [jax.tree.leaves(first())[i] for i in lacking])())
+        for i, value in zip(lacking, drawn, strict=True):
+            leaves[i] = value
+    return jax.tree.unflatten(structure, leaves)
 
 
 def report(conversion: Conversion, arrays: Mapping[str, np.ndarray]) -> list[str]:

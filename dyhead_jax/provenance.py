@@ -47,7 +47,7 @@ def pixels(
         mean, std = (tuple(np.asarray(arrays[f"pixel_{k}"], float).ravel().tolist()) for k in ("mean", "std"))
         return _in_rgb(mean, std, bgr=mean[0] < mean[-1]), "its pixel_mean and pixel_std say so"
     text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
-    found = {key: set(re.findall(rf"\b{key}=\[([-\d., e]+)\]", text)) for key in ("mean", "std")}
+    found = {key: set(re.findall(rf"\b{key}=\[([-\d.,e\s]+)\]", text)) for key in ("mean", "std")}
     orders = set(re.findall(r"\b(?:bgr_to_rgb|to_rgb)=(True|False)", text))
     if all(len(values) == 1 for values in (*found.values(), orders)):
         mean, std = (_numbers(found[key].pop()) for key in ("mean", "std"))
