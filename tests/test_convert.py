@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def test_there_and_back_to_the_bit(d01, shell, tmp_path):
 
 
 SMALL = ModelConfig(
-    num_classes=3,
+    num_classes=6,  # of the drawn shapes
     backbone=ResNetConfig(depth=18, width=4, norm="eval", frozen_stages=-1),
     neck=FPNConfig(features=16, levels=4),
     dyhead=DyHeadConfig(num_blocks=1, features=16, norm_groups=4),
@@ -292,7 +293,7 @@ def test_a_backbone_leaves_the_rest_as_a_new_model_has_it(small, shell, tmp_path
     assert "the file does not tell what it was trained on" in out
     got = checkpoint.load_for_inference(work)
     assert got.step == 0
-    assert got.class_names == ("class 1", "class 2", "class 3")
+    assert got.class_names == tuple(f"class {i}" for i in range(1, 7))
     variables = got.variables["params"]
     jax.tree.map(np.testing.assert_array_equal, variables["backbone"], small["params"]["backbone"])
     model = detectors.build(SMALLER)
@@ -314,7 +315,7 @@ def test_averaged_and_other_weights_of_a_file(small, small_file, shell, tmp_path
     """mmdetection saves the averaged weights under the main names; --key takes the other ones."""
     state = state_dict.save(layouts.detector(SMALL, "official"), small)
     other = {f"module.{name}": np.asarray(array + 1) for name, array in state.items()} | {"steps": np.array(5)}
-    file = {"state_dict": state, "ema_state_dict": other, "meta": {"CLASSES": ("a", "b", "c")}}
+    file = {"state_dict": state, "ema_state_dict": other, "meta": {"epoch": 1}}
     path = tmp_path / "both.pth"
     path.write_bytes(pickle.dumps(file, protocol=2))
     arguments = [path, f"--config={small_file}"]
@@ -527,3 +528,34 @@ def test_categories():
         of(None, 2, [("a", 1)])
     with pytest.raises(ValueError, match="no 'c'"):
         of(("a", "c"), 2, [("a", 1), ("b", 2)])
+
+
+def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsys):
+    """One step at a learning rate of zero ends where the file began."""
+    train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handler of SIGTERM stays pytest's
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0, 0.1, leaf.shape).astype(np.float32), shapes_of(SMALLER))
+    state = state_dict.save(layouts.detector(SMALLER, "official"), variables)
+    settings = Config(
+        model=SMALLER,
+        data=DataConfig(
+            source=config.ShapesConfig(train_images=4, val_images=2, size=64),
+            canvases=((64, 64),),
+            short_side=(64,),
+            long_side=64,
+            batch_size=2,
+            eval_batch_size=2,
+        ),
+        optim=config.OptimConfig(warmup_steps=1, warmup_start=0.0),
+        run=config.RunConfig(steps=1, parallel="single", figure_images=0, compilation_cache="off"),
+    )
+    found = convert.convert(settings, state)
+    convert.write_workdir(tmp_path / "w", settings, found.variables, tuple("abcdef"), tuple(range(1, 7)))
+    train.train(settings, tmp_path / "w")
+    out = capsys.readouterr().out
+    assert "going on from step 0" in out
+    assert out.splitlines()[-1].startswith("AP ")
+    got = checkpoint.load_for_inference(tmp_path / "w")
+    assert got.step == 1
+    jax.tree.map(np.testing.assert_array_equal, got.variables, variables)
