@@ -5,8 +5,8 @@ Row: the official code, retrained, COCO val2017. Target AP 39.9 (the baseline ha
 Schedule: 90,000 steps of 16 images, SGD at 0.01, a tenth of it after 60,000 and 80,000, warm-up of 1000 steps, short
 side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs MSRA's caffe-style ImageNet weights.
 
-As there, the four-layer towers are kept behind DyHead, and images are padded to multiples of 128. Losses and anchors
-are those of mmdetection's head.
+As there, the four-layer towers are kept behind DyHead, P6 comes from P5 (the baseline's from C5), and images are padded
+to multiples of 128. Losses and anchors are those of mmdetection's head.
 
     python train.py --config=configs/retinanet_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50_msra.pth --workdir=runs/retinanet_r50_dyhead_1x
@@ -23,7 +23,7 @@ def get_config() -> Config:
         model=ModelConfig(
             **recipes.msra_resnet(50),
             pad_divisor=128,
-            neck=FPNConfig(extra="c5", relu_before_extra=True),
+            neck=FPNConfig(extra="p5", relu_before_extra=True),
             dyhead=DyHeadConfig(num_blocks=6),
             head=RetinaNetConfig(),
         ),
