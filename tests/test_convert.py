@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,13 @@ def full_size(**changes) -> ModelConfig:
     return dataclasses.replace(ModelConfig(backbone=ResNetConfig(style="caffe")), **changes)
 
 
+def numbers(lineage: str) -> tuple[int, ...]:
+    """Parameters of the whole and of a block, as docs/fidelity.md has them."""
+    text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
+    (row,) = (line for line in text.splitlines() if re.match(rf"\| {lineage} \| [\d,]+ \|", line))
+    return tuple(int(cell.replace(",", "")) for cell in row.split("|")[2:4])
+
+
 MMDET = {"dyhead": DyHeadConfig(dcn_bias=False, lineage="mmdet")}
 
 
@@ -72,6 +80,7 @@ def test_full_size_mmdetection_model():
     shapes = shapes_of(model)
     found = state_dict.match(layouts.detector(model, layouts.detect(theirs)), stand_ins(theirs), shapes)
     assert f"{count(shapes['params']) / 1e6:.2f}" == "38.90"
+    assert numbers("mmdet") == (count(shapes["params"]), count(shapes["params"]["dyhead"]["block_0"]))
     assert set(found.left) == {name for name in theirs if name.endswith("num_batches_tracked")}
     assert not found.kept
     assert not found.constant
@@ -88,6 +97,7 @@ def test_full_size_official_model():
     shapes = shapes_of(model)
     table = layouts.detector(model, "official")
     theirs = {k: list(v.shape) for k, v in state_dict.save(table, hollow(shapes)).items()}
+    assert numbers("official") == (count(shapes["params"]), 1_917_276)
     block = parts["official DyConv block (prefix backbone.dyhead_tower.N.)"]
     for i in range(6):
         mine = {k: v for k, v in theirs.items() if k.startswith(f"backbone.dyhead_tower.{i}.")}
