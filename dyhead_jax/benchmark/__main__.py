@@ -10,7 +10,7 @@ import sys
 
 from dyhead_jax import command
 
-COMMANDS = ("cost",)
+COMMANDS = ("op", "block", "head", "train", "infer", "cost")
 
 
 def main() -> int | None:
