@@ -60,5 +60,5 @@ def get_config() -> Config:
             clip_norm=10.0,
             ema=0.99,
         ),
-        run=RunConfig(steps=600, eval_every=0, checkpoint_every=200, log_every=20),
+        run=RunConfig(steps=400, eval_every=0, checkpoint_every=200, log_every=20),
     )
