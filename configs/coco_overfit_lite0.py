@@ -43,13 +43,14 @@ def get_config() -> Config:
         ),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=8e-4,
-            backbone_rate=0.3,
+            learning_rate=2e-3,
+            backbone_rate=0.15,
+            offset_rate=0.05,  # a full step of Adam moves the samples by pixels
             weight_decay=0.0,
             schedule="cosine",
             warmup_steps=30,
             clip_norm=10.0,
             ema=0.97,
         ),
-        run=RunConfig(steps=400, eval_every=0, checkpoint_every=200, log_every=20),
+        run=RunConfig(steps=200, eval_every=0, checkpoint_every=100, log_every=20),
     )
