@@ -287,7 +287,7 @@ def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
     code, _, error = runs.finish(folder, "--config.optim.learning_rate=0.5")
     assert code == 1
     assert error.count("\n") == 1
-    assert "config.optim.learning_rate was 0.0003, is 0.5" in error
+    assert "config.optim.learning_rate was 0.002, is 0.5" in error
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
