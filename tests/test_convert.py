@@ -1,9 +1,8 @@
-"""Weights of other projects through the command line and back; full-size models by shapes alone."""
+"""Weights of other projects through the command line and back; broken and hostile files."""
 
 import dataclasses
 import json
 import pickle
-import re
 import signal
 import sys
 from pathlib import Path
@@ -14,153 +13,26 @@ import pytest
 from PIL import Image
 
 from dyhead_jax import (
-    anchors,
     checkpoint,
     command,
     config,
     convert,
     detectors,
     layouts,
-    names,
     predict,
-    provenance,
     state_dict,
     steps,
     weights_file,
 )
-from dyhead_jax.config import Config, DataConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig
-from dyhead_jax.data import coco_categories
+from dyhead_jax.config import Config, DataConfig
 from tests import torch_writer
+from tests.converting import SMALL, SMALLER, config_file, shapes_of
 from tests.parity import mmdet_model
-from tests.parity.goldens import Case, cases, folder
+from tests.parity.goldens import cases, folder
 
-NAMES = folder() / "state_dict_names.json"
-needs_names = pytest.mark.skipif(not NAMES.is_file(), reason=f"no {NAMES.name} in {folder()}; set DYHEAD_GOLDENS")
 D = {case.name[:3]: case for case in cases("D")}
+
 needs_d01 = pytest.mark.skipif("D01" not in D, reason=f"no golden case D01 in {folder()}; set DYHEAD_GOLDENS")
-
-
-def shapes_of(model: ModelConfig, canvas=(64, 64)):
-    built = detectors.build(model)
-    return jax.eval_shape(lambda: steps.init_variables(built, jax.random.key(0), canvas))
-
-
-def stand_ins(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """Arrays of these shapes that take no memory."""
-    return {name: np.broadcast_to(np.zeros((), np.float32), shape) for name, shape in shapes.items()}
-
-
-def hollow(tree):
-    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), tree)
-
-
-def count(tree) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def full_size(**changes) -> ModelConfig:
-    """ATSS with R-50 and six blocks; the config's defaults are the official ones."""
-    return dataclasses.replace(ModelConfig(backbone=ResNetConfig(style="caffe")), **changes)
-
-
-def numbers(lineage: str) -> tuple[int, ...]:
-    """Parameters of the whole and of a block, as docs/fidelity.md has them."""
-    text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
-    (row,) = (line for line in text.splitlines() if re.match(rf"\| {lineage} \| [\d,]+ \|", line))
-    return tuple(int(cell.replace(",", "")) for cell in row.split("|")[2:4])
-
-
-MMDET = {"dyhead": DyHeadConfig(dcn_bias=False, lineage="mmdet")}
-
-
-@needs_names
-def test_full_size_mmdetection_model():
-    theirs = json.loads(NAMES.read_text())["mmdet atss_r50-caffe_fpn_dyhead (full size)"]
-    model = full_size(**MMDET)
-    shapes = shapes_of(model)
-    found = state_dict.match(layouts.detector(model, layouts.detect(theirs)), stand_ins(theirs), shapes)
-    assert f"{count(shapes['params']) / 1e6:.2f}" == "38.90"
-    assert numbers("mmdet") == (count(shapes["params"]), count(shapes["params"]["dyhead"]["block_0"]))
-    assert set(found.left) == {name for name in theirs if name.endswith("num_batches_tracked")}
-    assert not found.kept
-    assert not found.constant
-    assert len(found.names) + len(found.left) == len(theirs)
-    back = state_dict.save(layouts.detector(model, "mmdet"), hollow(shapes))
-    assert {k: list(v.shape) for k, v in back.items()} == {k: v for k, v in theirs.items() if k not in found.left}
-
-
-@needs_names
-def test_full_size_official_model():
-    """The file has the names of a block, the head; those of backbone and neck are detectron2's."""
-    parts = json.loads(NAMES.read_text())
-    model = full_size()
-    shapes = shapes_of(model)
-    table = layouts.detector(model, "official")
-    theirs = {k: list(v.shape) for k, v in state_dict.save(table, hollow(shapes)).items()}
-    assert numbers("official") == (count(shapes["params"]), 1_917_276)
-    block = parts["official DyConv block (prefix backbone.dyhead_tower.N.)"]
-    for i in range(6):
-        mine = {k: v for k, v in theirs.items() if k.startswith(f"backbone.dyhead_tower.{i}.")}
-        assert mine == {f"backbone.dyhead_tower.{i}.{k}": v for k, v in block.items()}
-        assert count(shapes["params"]["dyhead"][f"block_{i}"]) == 1_917_276
-    head = parts["official ATSSHead (prefix head.)"]
-    assert {k: v for k, v in theirs.items() if k.startswith("head.")} == {f"head.{k}": v for k, v in head.items()}
-    rest = {k for k in theirs if not k.startswith(("backbone.dyhead_tower.", "head."))}
-    assert {"backbone.backbone.bottom_up.res5.2.conv3.norm.running_var", "backbone.backbone.fpn_lateral3.bias"} <= rest
-    assert "backbone.backbone.top_block.p7.weight" in rest
-    theirs |= {"pixel_mean": [3, 1, 1], "anchor_generator.cell_anchors.0": [1, 4]}
-    assert layouts.detect(theirs) == "official"
-    found = state_dict.match(table, stand_ins(theirs), shapes)
-    assert set(found.left) == {"pixel_mean", "anchor_generator.cell_anchors.0"}
-    assert not found.kept
-
-
-@needs_names
-@pytest.mark.parametrize("case", [D[k] for k in ("D03", "D04", "D05", "D06", "D07", "D08") if k in D], ids=str)
-def test_models_of_the_golden_cases(case: Case):
-    """Names of mmdetection's RetinaNet, FCOS, RepPoints, Faster R-CNN and Swin; a ResNet's are added from our table."""
-    theirs = next(v for k, v in json.loads(NAMES.read_text()).items() if case.name in k)
-    model = mmdet_model.model_config(case.manifest["params"]["config"])
-    shapes = shapes_of(model)
-    table = layouts.detector(model, "mmdet")
-    known = {k: list(v.shape) for k, v in state_dict.save(table, hollow(shapes)).items()}
-    theirs = theirs | {k: v for k, v in known.items() if k.startswith("backbone.") and "backbone.layer" in k}
-    theirs = theirs | {k: v for k, v in known.items() if k.startswith(("backbone.conv1", "backbone.bn1"))}
-    assert layouts.detect(theirs) == "mmdet"
-    found = state_dict.match(table, stand_ins(theirs), shapes)
-    assert all(name.endswith("relative_position_index") for name in found.left)
-    assert all("backbone/norm0" in path for path in found.kept)
-    assert set(theirs) == set(found.names.values()) | set(found.left)
-
-
-@needs_names
-def test_official_swin():
-    theirs = json.loads(NAMES.read_text())["official swint names (tiny widths; prefix backbone.backbone.bottom_up.)"]
-    prefix = "backbone.backbone.bottom_up."
-    found = layouts.find_backbone([prefix + name for name in theirs])
-    assert (found.layout, found.prefix) == ("swin-official", prefix)
-    depths = [max(int(k.split(".")[3]) for k in theirs if k.startswith(f"layers.{i}.blocks")) + 1 for i in range(4)]
-    swin = config.SwinConfig(features=8, depths=tuple(depths), heads=(1, 2, 4, 8))
-    shapes = shapes_of(full_size(backbone=swin))
-    here = {"params": shapes["params"]["backbone"]}
-    matched = state_dict.match(found.table, stand_ins(theirs), here)
-    assert matched.kept == ("params/norm0/bias", "params/norm0/scale")
-    assert all(name.endswith("relative_position_index") for name in matched.left)
-
-
-# through the command line, with the tiny golden case D01
-
-
-def config_file(path: Path, model: ModelConfig, **data) -> Path:
-    settings = DataConfig(canvases=((128, 160),), short_side=(128,), long_side=160)
-    path.with_suffix(".json").write_text(
-        config.to_json(Config(model=model, data=dataclasses.replace(settings, **data)))
-    )
-    path.write_text(
-        "from dyhead_jax import config\n\n\ndef get_config():\n"
-        f"    return config.load_file({str(path.with_suffix('.json'))!r})\n"
-    )
-    return path
 
 
 def run(main, capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
@@ -254,22 +126,6 @@ def test_there_and_back_to_the_bit(d01, shell, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-# small models without golden files
-
-
-SMALL = ModelConfig(
-    num_classes=6,  # of the drawn shapes
-    backbone=ResNetConfig(depth=18, width=4, norm="eval", frozen_stages=-1),
-    neck=FPNConfig(features=16, levels=4),
-    dyhead=DyHeadConfig(num_blocks=1, features=16, norm_groups=4),
-)
-
-# compiling the draws of a new model's weights takes half a second each: little is left to draw here
-SMALLER = dataclasses.replace(
-    SMALL, neck=FPNConfig(features=16, start=3, levels=1), dyhead=DyHeadConfig(num_blocks=0, features=16)
-)
-
-
 @pytest.fixture(scope="module")
 def small():
     """Variables of SMALL, none of them a starting value."""
@@ -280,6 +136,9 @@ def small():
 @pytest.fixture
 def small_file(tmp_path):
     return config_file(tmp_path / "small.py", SMALL, canvases=((64, 64),), short_side=(64,), long_side=64)
+
+
+# small models without golden files
 
 
 def test_official_names_there_and_back(small, tmp_path):
@@ -456,62 +315,6 @@ def test_wrong_usage(arguments, shell, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_layouts_without_names_say_so():
-    fcos = dataclasses.replace(SMALL, head=config.FCOSConfig())
-    with pytest.raises(layouts.LayoutError, match="layout 'official' has no names for a FCOS"):
-        layouts.detector(fcos, "official")
-    with pytest.raises(layouts.LayoutError, match="'swin-timm' has names for a backbone only"):
-        layouts.detector(SMALL, "swin-timm")
-
-
-def test_anchors_of_detectron2_are_put_in_our_order():
-    """Heights and widths of a cell's anchors, by detectron2's loops and by our grid, meet through the table's order."""
-    octaves, ratios = 3, (0.5, 1.0, 2.0)
-    theirs = []
-    for octave in range(octaves):
-        for ratio in ratios:
-            width = np.sqrt((32 * 2 ** (octave / 3)) ** 2 / ratio)
-            theirs.append((ratio * width, width))
-    scales = tuple(4 * 2 ** (octave / 3) for octave in range(octaves))
-    (ours,) = anchors.anchors([(1, 1)], (8,), scales, ratios)
-    sizes = np.stack([ours[:, 3] - ours[:, 1], ours[:, 2] - ours[:, 0]], axis=1)
-    rule = next(r for r in names.retinanet_detectron2(4, octaves, len(ratios)).rules if r.source == "cls_score.weight")
-    np.testing.assert_allclose(sizes, np.array(theirs)[list(rule.order)], rtol=1e-5)
-    kernel = np.arange(9 * 5 * 2, dtype=np.float32).reshape(9 * 5, 2, 1, 1)  # five classes
-    table = names.Table((rule,))
-    got = names.load(table, {"cls_score.weight": kernel})
-    np.testing.assert_array_equal(
-        got["params"]["class_predictor"]["kernel"][0, 0].T.reshape(9, 5, 2), kernel.reshape(9, 5, 2)[list(rule.order)]
-    )
-    np.testing.assert_array_equal(names.save(table, got)["cls_score.weight"], kernel)
-
-
-# what a checkpoint tells of itself
-
-BGR = "img_norm_cfg = dict(\n    mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)\n"
-RGB = "bgr_to_rgb=True,\n mean=[\n 123.675, 116.28, 103.53,\n ],\n std=[58.395, 57.12, 57.375]"
-
-
-def test_pixels_are_told_where_the_file_knows():
-    caffe = provenance.Pixels(provenance.MEAN, (1.0, 1.0, 1.0), True)
-    imagenet = provenance.Pixels(provenance.MEAN, provenance.STD, False)
-    assert provenance.configured(SMALL) == imagenet
-    told = lambda arrays, meta, layout="mmdet": provenance.pixels(arrays, meta, layout, SMALL)[0]  # noqa: E731
-    assert told({}, {"config": BGR}) == caffe
-    assert told({}, {"cfg": RGB}) == imagenet
-    assert told({}, {"cfg": RGB + BGR}) is None  # two opinions
-    assert told({}, {}) is None
-    assert told({}, {}, "resnet-caffe2") == caffe
-    buffers = {"pixel_mean": np.array(provenance.MEAN[::-1]).reshape(3, 1, 1), "pixel_std": np.ones((3, 1, 1))}
-    found = told(buffers, {}, "official")
-    assert found is not None
-    assert provenance.same(found, caffe)
-    assert not provenance.same(caffe, imagenet)
-    assert caffe.options() == (
-        "--config.model.bgr=True --config.model.pixel_mean=123.675,116.28,103.53 --config.model.pixel_std=1,1,1"
-    )
-
-
 def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path):
     state = state_dict.save(layouts.detector(SMALL, "official"), small)
     state |= {"pixel_mean": np.array([103.53, 116.28, 123.675], np.float32), "pixel_std": np.ones(3, np.float32)}
@@ -523,21 +326,6 @@ def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path
     assert (code, err) == (0, "")
     assert "warning:" not in out
     assert checkpoint.load_for_inference(tmp_path / "b").config.model.bgr
-
-
-def test_categories():
-    of = provenance.categories
-    assert of(None, 80, None)[1][-1] == 90
-    assert of(coco_categories.NAMES, 80, None)[:2] == (coco_categories.NAMES, coco_categories.IDS)
-    assert of(("a", "b"), 2, None)[:2] == (("a", "b"), (1, 2))
-    assert of(("a", "b"), 2, [("b", 3), ("a", 7)])[:2] == (("a", "b"), (7, 3))
-    assert "warning" in of(("a", "b"), 2, [("b", 3), ("a", 7)])[2]
-    assert of(None, 2, [("b", 3), ("a", 7)])[:2] == (("b", "a"), (3, 7))
-    assert of(("x",), 2, None)[0] == ("class 1", "class 2")
-    with pytest.raises(ValueError, match="has 1 categories"):
-        of(None, 2, [("a", 1)])
-    with pytest.raises(ValueError, match="no 'c'"):
-        of(("a", "c"), 2, [("a", 1), ("b", 2)])
 
 
 def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsys):

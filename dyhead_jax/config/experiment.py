@@ -18,7 +18,7 @@ class ModelConfig:
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     bgr: bool = False  # the backbone wants blue first (caffe weights)
     pad_divisor: int = 32  # an image's own padding; anchors beyond it do not train (mmdetection's rule)
-    pretrained: str = ""  # of the backbone: a file of weights (layouts.BACKBONES), or "efficientnet-lite0" (extra lite0)
+    pretrained: str = ""  # of the backbone: a file of weights (`layouts`), or "efficientnet-lite0" (extra lite0)
     backbone: Any = field(default_factory=ResNetConfig)
     neck: Any = field(default_factory=FPNConfig)
     dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
