@@ -4,6 +4,11 @@
     python train.py --config=configs/demo_shapes.py --workdir=runs/short --config.run.steps=100
     python train.py --config=configs/demo_shapes.py --help       every option, its value and what it is for
 
+On several hosts the same command runs on each, with a --workdir that all of them see:
+    python train.py ... --distributed=auto                       TPU pods, Slurm: the environment says the rest
+    python train.py ... --coordinator=HOST:PORT --num_processes=4 --process_id=0       HOST is that of process 0
+config.data.batch_size counts the images of all hosts together.
+
 Killed or stopped, the same command goes on from the last checkpoint as if nothing had happened; of a finished run it
 prints the result again. A folder whose run had another config is refused.
 
@@ -14,16 +19,16 @@ The folder then has
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
-The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM after
-the step under way was saved; 1 an error; 2 a wrong command line.
+The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
+any host) after the step under way was saved; 1 an error, or the end of another process; 2 a wrong command line.
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about each program from its own cache on a CPU
 
+import hashlib
 import math
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -33,9 +38,21 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import command, detectors, evaluate, flags, optim, parallel, pretrained, steps, visualize, workdir
+from dyhead_jax import (
+    command,
+    detectors,
+    distributed,
+    evaluate,
+    flags,
+    optim,
+    parallel,
+    pretrained,
+    steps,
+    visualize,
+    workdir,
+)
 from dyhead_jax.checkpoint import Checkpoints, make_meta
-from dyhead_jax.config import Config, ConfigError
+from dyhead_jax.config import Config, ConfigError, to_json
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.report import Metrics, Progress, curves, read_metrics
@@ -49,16 +66,22 @@ def train(config: Config, folder: Path) -> None:
     """The whole run, from wherever the folder's last checkpoint is."""
     workdir.check(folder, config)
     run, total = config.run, config.run.steps
+    first = distributed.is_first()
+    distributed.check_same("the config", hashlib.sha256(to_json(config).encode()).digest())
     line = finished(folder, total)
-    if line is not None:
+    if distributed.agreed(line is not None):
         print(f"{folder} is finished; a longer run, or another one, takes another --workdir\n{line}")
         return
-    stop = StopRequest()
+    stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
     jax.config.update("jax_debug_nans", run.debug_nans)
     devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate)
-    train_split, val_split = open_data(config, folder)
-    workdir.claim(folder, config)
+    with distributed.first_before_others():
+        train_split, val_split = open_data(config, folder)
+        if first:
+            workdir.claim(folder, config)
+        elif not (folder / "config.json").exists():
+            raise workdir.WorkdirError(f"{folder} of process 0 is not seen by the others; give one that is shared")
 
     model = detectors.build(config.model, axis_name=devices.axis_name)
     optimizer = optim.make_optimizer(config.optim, total)
@@ -98,9 +121,17 @@ def train(config: Config, folder: Path) -> None:
             state = jax.jit(partial(new_state, config, single, optimizer))(variables)
         describe(state, single, devices, run.parallel)
         state = devices.replicate(state)
-        metrics = Metrics(folder / "metrics.jsonl", resume_step=start, tensorboard=run.tensorboard)
-        stack.enter_context(metrics)
-        progress = Progress(total, images_per_step=config.data.batch_size, start=start, every=run.log_every)
+        metrics = None  # process 0 alone has them
+        if first:
+            metrics = Metrics(folder / "metrics.jsonl", resume_step=start, tensorboard=run.tensorboard)
+            stack.enter_context(metrics)
+        progress = Progress(
+            total,
+            images_per_step=config.data.batch_size,
+            start=start,
+            every=run.log_every,
+            terminal=None if first else False,
+        )
         stack.enter_context(progress)
 
         def settle(step: int, values: Any) -> None:
@@ -109,7 +140,7 @@ def train(config: Config, folder: Path) -> None:
             if not math.isfinite(found["train/loss"]):
                 raise TrainError(f"the loss is {found['train/loss']} at step {step}; no checkpoint of it was saved")
             progress.update(step, found["train/loss"])
-            if step % run.log_every == 0 or step == total:
+            if metrics is not None and (step % run.log_every == 0 or step == total):
                 metrics.write(step, found | {"train/images_per_second": progress.images_per_second()})
 
         def evaluate_now(step: int) -> dict[str, float]:
@@ -123,6 +154,8 @@ def train(config: Config, folder: Path) -> None:
                 process_count=jax.process_count(),
             )
             found = {key: found[key] for key in evaluate.KEYS}
+            if metrics is None:
+                return found
             metrics.write(step, {f"eval/{key}": value for key, value in found.items()})
             figures = folder / "figures"
             figures.mkdir(exist_ok=True)
@@ -137,7 +170,8 @@ def train(config: Config, folder: Path) -> None:
         def evaluation_due(step: int) -> bool:
             return step == total or is_due(step, run.eval_every)
 
-        if start and evaluation_due(start) and not metrics.has(start, "eval/AP"):
+        evaluated = metrics is not None and metrics.has(start, "eval/AP")
+        if start and evaluation_due(start) and not distributed.agreed(evaluated):
             evaluate_now(start)  # its line was removed, or the config did not ask for it before
         step, pending = start, None
         ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0]), item[1]))
@@ -148,7 +182,7 @@ def train(config: Config, folder: Path) -> None:
             if pending is not None:
                 settle(*pending)
             pending = step, values
-            stopping = stop.requested
+            stopping = stop.at(step)
             if stopping or evaluation_due(step) or is_due(step, run.checkpoint_every):
                 settle(*pending)
                 pending = None
@@ -239,21 +273,12 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", choice or str((folder / ".cache").resolve()))
 
 
-class StopRequest:
-    """Turns SIGTERM, which schedulers send before they take a machine away, into a flag."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def _on_signal(self, *_: Any) -> None:
-        self.requested = True
-
-
 def main() -> None:
-    parsed = flags.parse(sys.argv, __doc__ or "")
+    hosts, arguments = distributed.take_flags(sys.argv)
+    parsed = flags.parse(arguments, __doc__ or "")
     if parsed is not None:
-        train(*parsed)
+        with distributed.together(hosts):
+            train(*parsed)
 
 
 if __name__ == "__main__":  # loader processes import this file

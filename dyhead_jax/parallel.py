@@ -113,8 +113,10 @@ class Jit:
     axis_name: str | None = None
 
     def __init__(self) -> None:
-        self.device_count = jax.device_count()
-        self.mesh = jax.make_mesh((self.device_count,), (AXIS,), axis_types=(AxisType.Auto,))
+        # By processes, so that each one's rows lie together; jax.make_mesh may mix them for the network's sake.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        self.device_count = len(devices)
+        self.mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.sharded = NamedSharding(self.mesh, PartitionSpec(AXIS))
 
