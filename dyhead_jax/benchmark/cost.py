@@ -56,7 +56,7 @@ def measure(model: ModelConfig, size: tuple[int, int]) -> Cost:
         program = jax.make_jaxpr(lambda v, x, s: module.apply(v, x, s, method="detect"))(
             variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.int32)
         )
-    parameters = dict.fromkeys(TRUNK, 0)
+    parameters: dict[str, int] = dict.fromkeys(TRUNK, 0)
     for name, tree in variables["params"].items():
         parameters[name] = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     counted = multiply_adds(program, parameters.keys())
