@@ -17,6 +17,7 @@ The folder then has
     metrics.jsonl     one JSON object a line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
                       train/images_per_second, eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
+    failures/         of a step whose loss was not finite, all that python -m dyhead_jax.failure needs to run it again
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
 The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
@@ -43,6 +44,7 @@ from dyhead_jax import (
     detectors,
     distributed,
     evaluate,
+    failure,
     flags,
     optim,
     parallel,
@@ -55,6 +57,7 @@ from dyhead_jax.checkpoint import Checkpoints, make_meta
 from dyhead_jax.config import Config, ConfigError, to_json
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.source import Split, make_source
+from dyhead_jax.profile import Profile
 from dyhead_jax.report import Metrics, Progress, curves, read_metrics
 
 
@@ -84,12 +87,13 @@ def train(config: Config, folder: Path) -> None:
             raise workdir.WorkdirError(f"{folder} of process 0 is not seen by the others; give one that is shared")
 
     model = detectors.build(config.model, axis_name=devices.axis_name)
-    optimizer = optim.make_optimizer(config.optim, total)
+    rates = optim.scaled(config.optim, config.data.batch_size)
+    optimizer = optim.make_optimizer(rates, total)
     train_step = devices.train_step(
         steps.make_train_step(
             model,
             optimizer,
-            optim.make_schedule(config.optim, total),
+            optim.make_schedule(rates, total),
             seed=config.seed,
             axis_name=devices.axis_name,
             accumulate=config.optim.accumulate,
@@ -119,7 +123,7 @@ def train(config: Config, folder: Path) -> None:
         else:
             variables = with_pretrained(config, jax.jit(partial(first_variables, config, single))())
             state = jax.jit(partial(new_state, config, single, optimizer))(variables)
-        describe(state, single, devices, run.parallel)
+        describe(state, single, devices, config)
         state = devices.replicate(state)
         metrics = None  # process 0 alone has them
         if first:
@@ -134,11 +138,20 @@ def train(config: Config, folder: Path) -> None:
         )
         stack.enter_context(progress)
 
-        def settle(step: int, values: Any) -> None:
+        def settle(step: int, values: Any, loaded: pipeline.Loaded) -> None:
             """Looks at the metrics of a step; the next one is on the devices already, so that they need not wait."""
             found = {f"train/{name}": float(value) for name, value in devices.unreplicate(values).items()}
-            if not math.isfinite(found["train/loss"]):
-                raise TrainError(f"the loss is {found['train/loss']} at step {step}; no checkpoint of it was saved")
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(found[f"train/{name}"]):
+                    dump = folder / "failures" / f"step_{step}"
+                    meta = make_meta(config, train_split.class_names, train_split.category_ids)
+                    before = devices.unreplicate(state).before_failure()
+                    failure.save(dump, before, meta, loaded.batch, loaded.image_ids)
+                    ids = ", ".join(map(str, batches.image_ids(step - 1)))
+                    raise TrainError(
+                        f"the {name} is {found[f'train/{name}']} at step {step}; no checkpoint of it was saved;"
+                        f" python -m dyhead_jax.failure {dump} runs it again; images {ids}"
+                    )
             progress.update(step, found["train/loss"])
             if metrics is not None and (step % run.log_every == 0 or step == total):
                 metrics.write(step, found | {"train/images_per_second": progress.images_per_second()})
@@ -174,14 +187,17 @@ def train(config: Config, folder: Path) -> None:
         if start and evaluation_due(start) and not distributed.agreed(evaluated):
             evaluate_now(start)  # its line was removed, or the config did not ask for it before
         step, pending = start, None
-        ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0]), item[1]))
+        ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0].batch), *item))
+        profile = stack.enter_context(Profile(folder / "profile", run.profile_steps if first else ()))
         while step < total:
-            batch, position = next(ahead)
+            batch, loaded, position = next(ahead)
+            profile.before(step + 1)
             state, values = train_step(state, batch)
             step += 1
             if pending is not None:
                 settle(*pending)
-            pending = step, values
+            pending = step, values, loaded
+            profile.after(step, values)
             stopping = stop.at(step)
             if stopping or evaluation_due(step) or is_due(step, run.checkpoint_every):
                 settle(*pending)
@@ -236,20 +252,29 @@ def new_state(config: Config, model: Any, optimizer: Any, variables: dict[str, A
     return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
 
 
-def describe(state: steps.TrainState, model: Any, devices: parallel.Parallel, form: str) -> None:
+def describe(state: steps.TrainState, model: Any, devices: parallel.Parallel, config: Config) -> None:
     trained, frozen = (
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
         for part in optim.partition(state.params, model.is_frozen)
     )
     kind = jax.devices()[0].device_kind
     print(f"{(trained + frozen) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
-    print(f"; {form} on {devices.device_count} x {kind}", flush=True)
+    print(f"; {config.run.parallel} on {devices.device_count} x {kind}")
+    batch, rates = config.data.batch_size, config.optim
+    micro = f" in {rates.accumulate} micro-batches" if rates.accumulate > 1 else ""
+    rate = optim.scaled(rates, batch).learning_rate
+    scale = f" ({rates.learning_rate:g} x {batch} / {rates.base_batch_size})" if rates.base_batch_size else ""
+    each = batch // devices.device_count
+    print(
+        f"batch {batch} = {devices.device_count} devices x {each} images{micro}; learning rate {rate:g}{scale}",
+        flush=True,
+    )
 
 
 def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any]]:
     """Each batch with the iterator's state after it: the iterator itself has read ahead when a checkpoint is saved."""
     for loaded in batches:
-        yield loaded.batch, batches.get_state()  # type: ignore[attr-defined]
+        yield loaded, batches.get_state()  # type: ignore[attr-defined]
 
 
 def is_due(step: int, every: int) -> bool:

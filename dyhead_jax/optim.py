@@ -4,6 +4,7 @@ SGD: the decay joins the gradient before the momentum, `v = m v + (g + d p)`, `p
 `p = p - lr (adam(g) + d p)` with betas (0.9, 0.999) and epsilon 1e-8. Both are `torch.optim`'s, to rounding.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,14 @@ from flax import traverse_util
 from dyhead_jax.config import OptimConfig
 
 Path = tuple[str, ...]
+
+
+def scaled(optim: OptimConfig, batch_size: int) -> OptimConfig:
+    """With the learning rate of a batch of `batch_size` images: in proportion to it, where `base_batch_size` is set
+    (Goyal et al., "Accurate, Large Minibatch SGD", 2017); warm-up and schedule stay as they are."""
+    if not optim.base_batch_size:
+        return optim
+    return dataclasses.replace(optim, learning_rate=optim.learning_rate * batch_size / optim.base_batch_size)
 
 
 def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:

@@ -1,5 +1,6 @@
 """The train step and the detect step, as one device sees them; `parallel.py` maps them over devices."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +22,10 @@ TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 class TrainState:
     """Everything that a step changes.
 
-    step: () int32, the number of steps done. params, batch_stats: the model's variables (batch_stats {} where it
-    has none). opt_state: of the trained parameters only. average: {"params", "batch_stats"} averaged over steps, or
-    None.
+    step: () int32, the number of steps done. After n of them and one whose loss or gradient is not finite it is -1 - n,
+    and all else stays as it was before that one, whatever steps follow (see `before_failure`). params, batch_stats: the
+    model's variables (batch_stats {} where it has none). opt_state: of the trained parameters only. average: {"params",
+    "batch_stats"} averaged over steps, or None.
     """
 
     step: jax.Array
@@ -35,6 +37,10 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """The variables for evaluation: the average where there is one."""
         return self.average if self.average is not None else {"params": self.params, "batch_stats": self.batch_stats}
+
+    def before_failure(self) -> "TrainState":
+        """The state from which the step went that was not finite. Of a state that has seen such a step only."""
+        return dataclasses.replace(self, step=-1 - self.step)
 
 
 def init_variables(model: Any, key: jax.Array, canvas: tuple[int, int]) -> dict[str, Any]:
@@ -155,10 +161,13 @@ def make_train_step(
             "lr": schedule(state.step),
             "grad_norm": optax.tree.norm(grads),
         }
-        state = TrainState(
+        after = TrainState(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
         )
-        return state, metrics
+        # The host looks a step late: until it does, a state stands still at its first failure, so that it can be saved.
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (state.step >= 0)
+        stopped = dataclasses.replace(state, step=jnp.minimum(state.step, -1 - state.step))
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, stopped), metrics
 
     return step_fn
 

@@ -1,6 +1,6 @@
 """The folder of a run, and whether a config may go on in it.
 
-config.json, metrics.jsonl, checkpoints/, figures/, and data/ where a source keeps what it prepares
+config.json, metrics.jsonl, checkpoints/, figures/, data/ where a source keeps what it prepares, profile/ and failures/
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ FREE = (
     "run.tensorboard",
     "run.figure_images",
     "run.compilation_cache",
+    "run.profile_steps",
     "run.debug_nans",
     "data.workers",
     "data.eval_batch_size",

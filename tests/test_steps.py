@@ -103,6 +103,25 @@ def test_micro_batches_share_the_normaliser_of_the_whole_batch():
     assert max_relative_difference(after.params, state.params) > 1e-3
 
 
+def test_a_state_stands_still_at_its_first_failure():
+    state, step = setup(configs.OptimConfig(learning_rate=0.05, warmup_steps=0, ema=0.9))
+    good = make_batch(8)
+    first, _ = step(state, good)
+    truth = good.ground_truth
+    bad = good.replace(
+        ground_truth=truth.replace(boxes=np.full_like(truth.boxes, np.nan), mask=np.ones_like(truth.mask))
+    )
+    failed, metrics = step(first, bad)
+    later, _ = step(step(failed, good)[0], bad)
+    assert not np.isfinite(metrics["loss"])
+    assert int(failed.step) == int(later.step) == -2
+    for name, value in leaves(first).items():
+        np.testing.assert_array_equal(leaves(failed.before_failure())[name], value, err_msg=name)
+        np.testing.assert_array_equal(leaves(later.before_failure())[name], value, err_msg=name)
+    on, _ = step(later.before_failure(), good)
+    assert int(on.step) == 2
+
+
 def test_a_batch_is_split_into_every_kth_image():
     batch = make_batch(6)
     parts = steps.split_batch(batch, 3)

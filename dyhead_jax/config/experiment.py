@@ -29,6 +29,7 @@ class ModelConfig:
 class OptimConfig:
     name: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = 0.01
+    base_batch_size: int = 0  # what learning_rate is meant for: scaled linearly to data.batch_size; 0 takes it as is
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     offset_rate: float = 1.0  # multiplies that of the convolutions that predict sampling offsets (Deformable DETR: 0.1)
     bias_rate: float = 1.0  # multiplies the learning rate of biases, but not of norms' (FCOS: 2)
@@ -57,6 +58,7 @@ class RunConfig:
     tensorboard: bool = False  # needs the extra `tensorboard`
     figure_images: int = 9  # held-out images drawn after each evaluation
     compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" is none
+    profile_steps: tuple[int, ...] = ()  # (first, last) to trace into <workdir>/profile, for xprof; () is none
     debug_nans: bool = False
 
 

@@ -84,6 +84,11 @@ def validate(config: Config) -> None:
         raise ConfigError(f"config.data.scale_jitter is {data.scale_jitter!r}; it must be 0 < low <= high")
     if not 0 <= optim.ema < 1:
         raise ConfigError(f"config.optim.ema is {optim.ema!r}; it must be at least 0 and below 1")
+    if optim.base_batch_size < 0:
+        raise ConfigError(f"config.optim.base_batch_size is {optim.base_batch_size}; it must be at least 0")
+    window = run.profile_steps
+    if window and (len(window) != 2 or not 0 < window[0] <= window[1]):
+        raise ConfigError(f"config.run.profile_steps is {window!r}; it must be () or 0 < first <= last")
     if data.batch_size % optim.accumulate:
         raise ConfigError(
             f"config.data.batch_size {data.batch_size} is not a multiple of config.optim.accumulate {optim.accumulate}"

@@ -1,0 +1,140 @@
+"""A training step whose loss or gradient was not finite: kept with all that it needs, and run again.
+
+    <workdir>/failures/step_<n>/checkpoints/<n - 1>/    the state before it, and the config
+    <workdir>/failures/step_<n>/batch_<i>-of-<p>.npz    the rows of its batch that process i of p had, with image ids
+
+python -m dyhead_jax.failure --help
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dyhead_jax import command, detectors, optim, steps
+from dyhead_jax import config as configs
+from dyhead_jax.checkpoint import CheckpointError, Checkpoints
+from dyhead_jax.config import Config
+from dyhead_jax.types import Batch, GroundTruth
+
+
+class FailureError(ValueError):
+    """A dump that is missing or incomplete; the message names the file."""
+
+
+def save(folder: Path, state: steps.TrainState, meta: dict[str, Any], batch: Batch, image_ids: np.ndarray) -> None:
+    """Writes the dump of a step; to be called by all processes.
+
+    state: before the step, host arrays; meta: of `checkpoint.make_meta`; batch: this process's rows, host arrays;
+    image_ids: (b,) of them.
+    """
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(state, meta)
+    truth = batch.ground_truth
+    arrays = {"images": batch.images, "image_ids": image_ids, "boxes": truth.boxes, "labels": truth.labels}
+    arrays |= {"mask": truth.mask, "crowd": truth.crowd}
+    if truth.sizes is not None:
+        arrays["sizes"] = truth.sizes
+    name = f"batch_{jax.process_index()}-of-{jax.process_count()}.npz"
+    np.savez_compressed(folder / name, **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
+
+
+def load_batch(folder: Path) -> tuple[Batch, np.ndarray]:
+    """The whole batch (B, ...) and its image ids (B,). Raises FailureError."""
+    paths = sorted(folder.glob("batch_*-of-*.npz"), key=lambda path: int(path.stem.split("_")[1].split("-")[0]))
+    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
+        raise FailureError(f"{folder} has {len(paths)} batch files, not those of all processes")
+    parts = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as content:
+            parts.append(dict(content))
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    truth: Any = {key: whole.get(key) for key in ("boxes", "labels", "mask", "crowd", "sizes")}
+    images: Any = whole["images"]
+    return Batch(images=images, ground_truth=GroundTruth(**truth)), whole["image_ids"]
+
+
+def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
+    """Runs the step again, on one device.
+
+    Returns its number, its metrics, and the losses of each image alone whose losses are not all finite, by image id.
+    Raises FailureError or CheckpointError, which name the file.
+    """
+    batch, image_ids = load_batch(folder)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        done = checkpoints.latest()
+        if done is None:
+            raise CheckpointError(f"{folder / 'checkpoints'} has no complete checkpoint")
+        where = f"{folder / 'checkpoints' / str(done)}: meta"
+        config = configs.from_json(json.dumps(checkpoints.meta(done)["config"]), where)
+        model = detectors.build(config.model)
+        optimizer = optim.make_optimizer(optim.scaled(config.optim, config.data.batch_size), config.run.steps)
+        state, _ = checkpoints.restore(done, jax.eval_shape(lambda: _new_state(config, model, optimizer)))
+    step = jax.jit(
+        steps.make_train_step(
+            model,
+            optimizer,
+            optim.make_schedule(optim.scaled(config.optim, config.data.batch_size), config.run.steps),
+            seed=config.seed,
+            accumulate=config.optim.accumulate,
+            ema=config.optim.ema,
+        )
+    )
+    _, metrics = step(state, batch)
+
+    @jax.jit
+    def losses_of(one: Batch) -> Any:
+        key = jax.random.key(config.seed)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        losses, _ = model.apply(
+            variables,
+            one.images,
+            one.ground_truth,
+            train=True,
+            method="losses",
+            mutable=["batch_stats"],
+            rngs={"dropout": key, "sampling": key},
+        )
+        return losses
+
+    bad = {}
+    for row, image_id in enumerate(image_ids.tolist()):
+        found = _floats(losses_of(jax.tree.map(lambda x, row=row: x[row : row + 1], batch)))
+        if not np.isfinite(list(found.values())).all():
+            bad[image_id] = found
+    return done + 1, _floats(metrics), bad
+
+
+def _new_state(config: Config, model: Any, optimizer: Any) -> steps.TrainState:
+    variables = steps.init_variables(model, jax.random.key(0), config.data.canvases[0])
+    return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
+
+
+def _floats(values: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _main() -> None:
+    parser = command.parser(
+        "python -m dyhead_jax.failure",
+        "Runs again, on one device, a training step whose loss or gradient was not finite, and says which images\n"
+        "alone have such a loss.",
+        "  python -m dyhead_jax.failure runs/a/failures/step_1200\n"
+        "  JAX_DEBUG_NANS=1 python -m dyhead_jax.failure --debug runs/a/failures/step_1200    the operation at fault",
+    )
+    parser.add_argument("folder", type=Path, help="what the run left: <workdir>/failures/step_<n>")
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        raise FailureError(f"{folder}: no such folder")
+    step, metrics, bad = replay(folder)
+    print(f"step {step}: " + "  ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+    for image_id, losses in bad.items():
+        print(f"image {image_id} alone: " + "  ".join(f"{name} {value:.6g}" for name, value in losses.items()))
+    if not bad:
+        print("no image alone has a loss that is not finite")
+
+
+if __name__ == "__main__":
+    command.run(_main)

@@ -1,0 +1,75 @@
+"""A step that is not finite leaves what runs it again; a window of steps leaves a trace."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from dyhead_jax import command, detectors, failure, optim
+from dyhead_jax.config import OptimConfig
+from dyhead_jax.data import coco_json
+from tests import distributed_run
+from tests.test_distributed import Runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.setattr(detectors, "build", detectors.build)
+    distributed_run.tiny()
+    return Runs(tmp_path)
+
+
+def test_a_loss_that_is_nan_is_kept_with_its_images(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = coco_json.load
+
+    def load(path: Path, **options: object) -> coco_json.Index:
+        index = whole(path, **options)  # type: ignore[arg-type]
+        if "train" in path.name:
+            index.labels[:] = 1
+            index.boxes[index.starts[20]] = [1, 1, np.inf, 4]  # one image of 37, which the flip turns into NaN or inf
+        return index
+
+    monkeypatch.setattr(coco_json, "load", load)
+    with pytest.raises(train.TrainError, match=r"the loss is (nan|inf|-inf) at step \d+; .*images \d+, ") as error:
+        runs.alone(tmp_path / "run")
+    assert " 120" in str(error.value)
+    [dump] = (tmp_path / "run" / "failures").iterdir()
+    step = int(dump.name.removeprefix("step_"))
+    assert f"at step {step};" in str(error.value)
+    assert os.listdir(dump / "checkpoints") == [str(step - 1)]
+    number, metrics, bad = failure.replay(dump)
+    assert number == step
+    assert not np.isfinite(metrics["loss"])
+    assert list(bad) == [120]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["failure", str(dump)])
+    with pytest.raises(SystemExit) as ended:
+        command.run(failure._main)
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert f"step {step}: grad_norm" in out
+    assert "image 120 alone: loss_box" in out
+    next(dump.glob("batch_*")).unlink()
+    with pytest.raises(failure.FailureError, match="0 batch files"):
+        failure.replay(dump)
+
+
+def test_a_window_of_steps_is_traced_and_the_rate_is_scaled(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config.run.profile_steps=(3,4)", "--config.run.steps=6", "--config.optim.base_batch_size=8"]
+    runs.alone(tmp_path / "run", *arguments)
+    assert [*(tmp_path / "run" / "profile").rglob("*.xplane.pb")]
+    out = capsys.readouterr().out
+    assert "batch 16 = 8 devices x 2 images; learning rate 0.004 (0.002 x 16 / 8)" in out
+
+
+def test_linear_scaling() -> None:
+    config = OptimConfig(learning_rate=0.01, base_batch_size=16)
+    assert optim.scaled(config, 64).learning_rate == pytest.approx(0.04)
+    assert optim.scaled(OptimConfig(learning_rate=0.01), 64).learning_rate == 0.01
