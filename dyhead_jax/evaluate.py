@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dyhead_jax import command
+from dyhead_jax import command, multiscale
 from dyhead_jax.average_precision import (
     KEYS,
     EvaluationError,
@@ -29,7 +29,7 @@ from dyhead_jax.average_precision import (
     read_results,
     table,
 )
-from dyhead_jax.config import DataConfig
+from dyhead_jax.config import DataConfig, EvaluationConfig
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.report import write_atomic
 from dyhead_jax.types import Detections
@@ -102,17 +102,52 @@ def evaluate_split(
     split: Split,
     data: DataConfig,
     *,
+    evaluation: EvaluationConfig | None = None,
     process_index: int = 0,
     process_count: int = 1,
     progress: bool | None = None,
 ) -> tuple[dict[str, Any], list[Result]]:
-    """Runs a detector over every image of a split once and scores it.
+    """Runs a detector over every image of a split, once at each scale of `evaluation`, and scores it.
 
     detect: images (b, h, w, 3) uint8 and sizes (b, 2) int32 height, width, both of this host, to Detections of the same
-    rows; jitted, or mapped over devices. It is compiled once for each canvas.
+    rows; jitted, or mapped over devices. It is compiled once for each canvas of a scale.
+    evaluation: the scales and how they are merged (see `multiscale`); None is one plain pass.
     process_index, process_count: this host among those that share the split; every host gets all results.
     progress: a bar on standard error; None shows one on a terminal, on the first host only.
     Returns (metrics of `coco_metrics`, results in the order of the split's images).
+    """
+    ids = np.array([int(image_id) for image_id in split.image_ids], np.int64)
+    how = evaluation or EvaluationConfig()
+    every = multiscale.passes(data, how)
+    show = (sys.stderr.isatty() if progress is None else progress) and process_index == 0
+    total = len(split) * len(every)
+    with tqdm(total=total, unit="image", desc="evaluate", leave=False, disable=not show) as bar:
+        found = [_detect_split(detect, split, one, process_index, process_count, bar.update) for one in every]
+    scales, sizes = found[0]["scales"], found[0]["sizes"]
+    boxes, scores, labels = (found[0][key] for key in ("boxes", "scores", "labels"))
+    if len(every) > 1:
+        limit = sizes[:, None, [1, 0, 1, 0]].astype(np.float32)
+        original = [np.clip(one["boxes"] / one["scales"][:, None, [1, 0, 1, 0]], 0, limit) for one in found]
+        scores, labels = (np.concatenate([one[key] for one in found], axis=1) for key in ("scores", "labels"))
+        boxes, scores, labels = multiscale.merge(np.concatenate(original, axis=1), scores, labels, how)
+        scales = np.ones_like(scales)
+    detections: Any = Detections(boxes=boxes, scores=scores, labels=labels)  # type: ignore[arg-type]
+    results = to_results(detections, ids, scales, split.category_ids, sizes)
+    return coco_metrics(split.coco(), results, where="detections of the model"), results
+
+
+def _detect_split(
+    detect: Detect,
+    split: Split,
+    one: multiscale.Pass,
+    process_index: int,
+    process_count: int,
+    update: Callable[[int], Any],
+) -> dict[str, np.ndarray]:
+    """One pass over the split, all hosts together: arrays with a row for each image, in the split's order.
+
+    boxes (n, d, 4) in pixels of the resized image, never mirrored, scores and labels (n, d); scales (n, 2); sizes
+    (n, 2), height and width of the original image.
     """
     from dyhead_jax.data import pipeline  # grain takes a second to import; scoring a file does without
 
@@ -121,47 +156,49 @@ def evaluate_split(
 
     def finish(loaded: Any, detections: Detections) -> None:
         sizes = np.asarray(loaded.batch.ground_truth.sizes, np.float64)
+        boxes, scores = (np.asarray(x).astype(np.float32) for x in (detections.boxes, detections.scores))
+        labels = np.asarray(detections.labels).astype(np.int32)
+        if one.flip:
+            boxes = multiscale.mirror(boxes, sizes[:, 1])
+        if one.sizes is not None:
+            drop = multiscale.outside(boxes, one.sizes)
+            scores, labels = np.where(drop, np.float32(0), scores), np.where(drop, np.int32(-1), labels)
         parts.append(
             {
                 # Rows instead of ids: ids have up to 64 bits, which JAX would cut when hosts exchange them.
                 "rows": np.array([row_of.get(int(i), -1) for i in loaded.image_ids], np.int32),
                 "scales": np.asarray(loaded.scales, np.float32),
                 "sizes": np.rint(sizes / np.asarray(loaded.scales, np.float64)).astype(np.int32),
-                "boxes": np.asarray(detections.boxes).astype(np.float32),
-                "scores": np.asarray(detections.scores).astype(np.float32),
-                "labels": np.asarray(detections.labels).astype(np.int32),
+                "boxes": boxes,
+                "scores": scores,
+                "labels": labels,
             }
         )
 
-    show = sys.stderr.isatty() if progress is None else progress
     pending = None
-    with tqdm(
-        total=len(split), unit="image", desc="evaluate", leave=False, disable=not show or process_index > 0
-    ) as bar:
-        batches = pipeline.eval_batches(split, data, process_index=process_index, process_count=process_count)
-        for loaded in batches:
-            # The device works on this batch while the next is loaded and the previous one is fetched.
-            launched = loaded, detect(loaded.batch.images, loaded.batch.ground_truth.sizes)
-            if pending is not None:
-                finish(*pending)
-            pending = launched
-            bar.update(process_count * int((np.asarray(loaded.image_ids) != -1).sum()))
+    batches = pipeline.eval_batches(
+        split, one.data, flip=one.flip, process_index=process_index, process_count=process_count
+    )
+    for loaded in batches:
+        # The device works on this batch while the next is loaded and the previous one is fetched.
+        launched = loaded, detect(loaded.batch.images, loaded.batch.ground_truth.sizes)
         if pending is not None:
             finish(*pending)
+        pending = launched
+        update(process_count * int((np.asarray(loaded.image_ids) != -1).sum()))
+    if pending is not None:
+        finish(*pending)
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     if process_count > 1:
         from jax.experimental import multihost_utils
 
         joined = jax.tree.map(np.asarray, multihost_utils.process_allgather(joined, tiled=True))
     order = np.argsort(joined["rows"], kind="stable")
+    order = order[joined["rows"][order] >= 0]
     joined = {key: value[order] for key, value in joined.items()}
-    ids = np.array([int(split.image_ids[row]) if row >= 0 else -1 for row in joined["rows"]], np.int64)
-    seen = joined["rows"][joined["rows"] >= 0]
-    if not np.array_equal(seen, np.arange(len(split))):
-        raise EvaluationError(f"{len(seen)} images were evaluated, but the split has {len(split)}")
-    detections = Detections(boxes=joined["boxes"], scores=joined["scores"], labels=joined["labels"])
-    results = to_results(detections, ids, joined["scales"], split.category_ids, joined["sizes"])
-    return coco_metrics(split.coco(), results, where="detections of the model"), results
+    if not np.array_equal(joined["rows"], np.arange(len(split))):
+        raise EvaluationError(f"{len(order)} images were evaluated, but the split has {len(split)}")
+    return joined
 
 
 def _main() -> None:
@@ -169,9 +206,11 @@ def _main() -> None:
         "python -m dyhead_jax.evaluate",
         "COCO average precision of a trained model, or of detections in a file.\n\n"
         "Prints the 12 COCO numbers; the last line is\n  AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>\n"
-        "where -1 means that there is no ground truth of that size.",
+        "where -1 means that there is no ground truth of that size.\n\n"
+        "--config.evaluation.NAME=VALUE changes how the model of a workdir is tested: scales, mirror images, merging.",
         "  python -m dyhead_jax.evaluate --workdir /tmp/run\n"
         "  python -m dyhead_jax.evaluate --workdir /tmp/run --step 600 --out /tmp/detections.json\n"
+        "  python -m dyhead_jax.evaluate --workdir /tmp/run --config.evaluation.flip=true\n"
         "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json",
     )
     parser.add_argument("--workdir", type=Path, help="folder of a training run: config.json and checkpoints/")
@@ -184,15 +223,19 @@ def _main() -> None:
         "--detections", type=Path, help="COCO results JSON: [{image_id, category_id, bbox, score}, ...]"
     )
     parser.add_argument("--classes", action="store_true", help="also print the AP of each class")
-    options = parser.parse_args()
+    options, rest = parser.parse_known_args()
+    options.overrides = [argument for argument in rest if argument.startswith("--config.evaluation.")]
+    if rest != options.overrides:
+        unknown = next(argument for argument in rest if argument not in options.overrides)
+        raise command.UsageError(f"{unknown!r} is not an option (--help lists them)")
     files = options.annotations is not None or options.detections is not None
     if (options.workdir is None) == (not files):
         raise command.UsageError("give either --workdir, or --annotations and --detections (--help says more)")
     if files:
         if options.annotations is None or options.detections is None:
             raise command.UsageError("--annotations and --detections belong together")
-        if options.step is not None or options.out is not None or options.data is not None:
-            raise command.UsageError("--step, --out and --data belong to --workdir")
+        if options.step is not None or options.out is not None or options.data is not None or options.overrides:
+            raise command.UsageError("--step, --out, --data and --config.evaluation belong to --workdir")
         ground_truth = read_ground_truth(options.annotations)
         metrics = coco_metrics(ground_truth, read_results(options.detections), where=str(options.detections))
     else:
@@ -208,12 +251,14 @@ def _main() -> None:
 
 def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
     # orbax and the model take seconds to import; scoring a file does without
+    from dyhead_jax import flags
     from dyhead_jax.checkpoint import load_for_inference
     from dyhead_jax.parallel import local_variables, map_detect
     from dyhead_jax.steps import make_detect
 
     loaded = load_for_inference(options.workdir, options.step)
-    data = loaded.config.data
+    config = flags.override(loaded.config, options.overrides) if options.overrides else loaded.config
+    data = config.data
     if options.data is not None:
         data = dataclasses.replace(data, root=options.data)
     split = make_source(data, options.workdir).split(options.split)
@@ -224,7 +269,7 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
         )
     print(f"step {loaded.step}, {len(split)} images of {options.split}", flush=True)
     detect = partial(map_detect(make_detect(loaded.model)), local_variables(loaded.variables))
-    metrics, results = evaluate_split(detect, split, data)
+    metrics, results = evaluate_split(detect, split, data, evaluation=config.evaluation)
     return split.coco(), metrics, results
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import DataConfig
+from dyhead_jax.config import Config, DataConfig
 from dyhead_jax.data.source import Example
 from dyhead_jax.types import Detections
 
@@ -349,7 +349,7 @@ def workdir(monkeypatch, tmp_path):
     def load(folder, step):
         asked.append((folder, step))
         return SimpleNamespace(
-            config=SimpleNamespace(data=DATA),
+            config=Config(data=DATA),
             model=WhiteSquares(),
             variables={},
             class_names=("square",),

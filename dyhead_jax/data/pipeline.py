@@ -148,18 +148,20 @@ def train_batches(
     return TrainIterator(load, start_step, data.workers)
 
 
-def eval_batches(split: Split, data: DataConfig, *, process_index: int = 0, process_count: int = 1) -> Iterator[Loaded]:
+def eval_batches(
+    split: Split, data: DataConfig, *, flip: bool = False, process_index: int = 0, process_count: int = 1
+) -> Iterator[Loaded]:
     """This host's rows of the evaluation batches: every image exactly once over all hosts, whatever their number.
 
     Batches have `data.eval_batch_size` rows over all hosts, or the next multiple of the hosts, and every host gets as
     many, on the same canvases in the same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes.
-    Raises DataError as `train_batches` does.
+    flip: images and boxes are mirrored left to right. Raises DataError as `train_batches` does.
     """
     size = -(-data.eval_batch_size // process_count) * process_count
     own = _own_rows("data.eval_batch_size", size, process_index, process_count)
     canvas_of = _canvas_of(split.sizes, data)
     batches = plan_eval_batches(canvas_of, len(data.canvases), size)
-    transform = EvalTransform(tuple(data.short_side), data.long_side)
+    transform = EvalTransform(tuple(data.short_side), data.long_side, flip)
     load = _EvalLoader(split, batches, data.canvases, transform, own, data.max_boxes)
     return iter(grain.MapDataset.range(len(batches)).map(load).to_iter_dataset(_threads()))
 

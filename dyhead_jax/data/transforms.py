@@ -137,16 +137,18 @@ class TrainTransform:
 
 @dataclass(slots=True, frozen=True)
 class EvalTransform:
-    """Resizing only, to the largest of `short_side`; every box is kept."""
+    """Resizing only, to the largest of `short_side`, then mirrored left to right with `flip`; every box is kept."""
 
     short_side: tuple[int, ...]
     long_side: int
+    flip: bool = False
 
     def __call__(self, example: Example, canvas: tuple[int, int]) -> Placed:
         """The result fits `canvas` (h, w), whatever the aspect ratio."""
         height, width = example.image.shape[:2]
         size = resized_size((height, width), max(self.short_side), self.long_side, canvas)
-        return Placed(resize(example, size), (size[0] / height, size[1] / width), 0)
+        example = resize(example, size)
+        return Placed(flip(example) if self.flip else example, (size[0] / height, size[1] / width), 0)
 
 
 def _keep(example: Example, kept: np.ndarray) -> tuple[Example, int]:
