@@ -163,6 +163,7 @@ def train(config: Config, folder: Path) -> None:
                 partial(detect, variables),
                 val_split,
                 config.data,
+                evaluation=config.evaluation if step == total else None,  # several scales take their time
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
