@@ -7,7 +7,6 @@ backward pass to automatic differentiation. Inputs, turns and yardstick are thos
 block`, whose options this takes.
 """
 
-
 import jax
 import jax.numpy as jnp
 

@@ -1,0 +1,103 @@
+"""A grid of small trainings on drawn shapes and its table of AP: detectors with and without DyHead, or the attentions.
+
+    python benchmarks/drawn_shapes.py detectors --workdir=runs/grid --out=benchmarks/results/drawn_shapes_detectors.md
+    python benchmarks/drawn_shapes.py attentions --workdir=runs/grid --seeds=3
+
+Every cell is `train.py --config=configs/shapes_grid.py:CELL` with `--steps`; cells that are finished in the workdir are
+not run again, so an interrupted grid goes on. The pictures are drawn once and shared.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dyhead_jax import command
+from dyhead_jax.benchmark.timing import machine
+from dyhead_jax.report import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+DETECTORS = ("atss", "retinanet", "fcos", "reppoints", "faster_rcnn", "borderdet")
+ATTENTIONS = ("scale", "spatial", "task")
+SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def cells(grid: str) -> list[str]:
+    """Texts for configs/shapes_grid.py."""
+    if grid == "detectors":
+        return [f"{name}{suffix}" for name in DETECTORS for suffix in (",plain", "")]
+    subsets = itertools.chain.from_iterable(itertools.combinations(ATTENTIONS, n) for n in range(4))
+    return ["atss," + (",".join(subset) or "none") for subset in subsets]
+
+
+def run_cell(cell: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """AP of a cell and its seconds; runs it unless its result is there."""
+    folder = options.workdir / f"{cell.replace(',', '-')}-{options.steps}-seed{seed}"
+    result = folder / "result.json"
+    if not result.is_file():
+        print(f"{cell}, seed {seed}", flush=True)
+        start = time.monotonic()
+        arguments = [
+            f"--config=configs/shapes_grid.py:{cell}",
+            f"--workdir={folder}",
+            f"--config.data.root={options.workdir / 'data'}",
+            f"--config.run.compilation_cache={options.workdir / 'cache'}",
+            f"--config.run.steps={options.steps}",
+            "--config.run.eval_every=0",
+            f"--config.run.checkpoint_every={options.steps}",
+            f"--config.seed={seed}",
+        ]
+        subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, check=True)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found = next(row for row in reversed(rows) if "eval/AP" in row)
+        values = {name: found[f"eval/{name}"] for name in SHOWN} | {"seconds": time.monotonic() - start}
+        write_atomic(result, (json.dumps(values) + "\n").encode())
+    return json.loads(result.read_text())
+
+
+def table(grid: str, results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> str:
+    """Markdown: the mean over seeds, and the range where there are several."""
+    given = f"--steps={options.steps} --seeds={options.seeds}"
+    lines = [
+        f"Command: `python benchmarks/drawn_shapes.py {grid} --workdir=runs/grid {given}`",
+        "",
+        ", ".join(f"{key} {value}" for key, value in machine().items()),
+        "",
+        "| cell | " + " | ".join(SHOWN) + " | AP over seeds | seconds |",
+        "|---|" + "---|" * (len(SHOWN) + 2),
+    ]
+    for cell, runs in results.items():
+        means = [f"{statistics.mean(run[name] for run in runs):.3f}" for name in SHOWN]
+        aps = [run["AP"] for run in runs]
+        spread = f"{min(aps):.3f} to {max(aps):.3f} ({len(aps)})" if len(aps) > 1 else "one seed"
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        lines.append(f"| `{cell}` | " + " | ".join(means) + f" | {spread} | {seconds:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = command.parser("python benchmarks/drawn_shapes.py", __doc__)
+    parser.add_argument("grid", choices=("detectors", "attentions"))
+    parser.add_argument("--workdir", type=Path, required=True, help="a folder for all runs; it can be used again")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each cell")
+    parser.add_argument("--only", help="comma-free beginning of the cells to run, such as fcos")
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    options = parser.parse_args()
+    options.workdir = options.workdir.resolve()
+    results: dict[str, list[dict[str, float]]] = {}
+    for cell in cells(options.grid):
+        if options.only is None or cell.startswith(options.only):
+            results[cell] = [run_cell(cell, seed, options) for seed in range(options.seeds)]
+            text = table(options.grid, results, options)
+            if options.out is not None:  # after every cell: an interrupted grid leaves what it has
+                write_atomic(options.out, text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,74 @@
+"""Drawn shapes in a grid: any detector, with DyHead, without it, or with some of its attentions; minutes on two cores.
+
+The text behind the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two DyHead
+blocks, or followed by what is on: `plain` for no block (two layers of towers in their place), `none` for blocks with
+all three attentions off, or names of attentions. Backbone, pyramid, pictures and schedule are those of `demo_shapes.py`.
+
+    python train.py --config=configs/shapes_grid.py:fcos --workdir=runs/fcos
+    python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
+    python train.py --config=configs/shapes_grid.py:atss,scale,task --workdir=runs/scale_task
+
+`benchmarks/drawn_shapes.py` runs a whole grid and writes its table.
+"""
+
+from typing import Any
+
+from configs.demo_shapes import get_config as demo
+from dyhead_jax import recipes
+from dyhead_jax.config import (
+    ATSSConfig,
+    BorderDetConfig,
+    Config,
+    ConfigError,
+    FasterRCNNConfig,
+    RepPointsConfig,
+    RetinaNetConfig,
+)
+
+ATTENTIONS = ("scale", "spatial", "task")
+LIMITS = (24.0, 48.0, 96.0)  # pixels, between the ranges of the four levels: shapes have 8 to 100
+
+
+def get_config(cell: str = "atss") -> Config:
+    """cell: see above. Raises ConfigError for others."""
+    detector, *on = cell.split(",")
+    if detector not in HEADS:
+        raise ConfigError(f":{cell} does not begin with a detector; there are {', '.join(HEADS)}")
+    if on not in (["plain"], ["none"]) and (set(on) - set(ATTENTIONS) or len(set(on)) != len(on)):
+        raise ConfigError(f":{cell}: behind the detector may stand plain, none, or any of {', '.join(ATTENTIONS)}")
+    config = demo()
+    if on == ["plain"]:
+        config.model.dyhead.num_blocks = 0
+    for name in ATTENTIONS:
+        if on and name not in on:
+            setattr(config.model.dyhead, name, "none")
+    config.model.head = HEADS[detector](towers=2 if on == ["plain"] else 0)
+    return config
+
+
+def _faster_rcnn(towers: int) -> FasterRCNNConfig:
+    del towers  # it has none
+    return FasterRCNNConfig(
+        anchor_scale=4.0,
+        rpn_features=64,
+        proposals_before=(200, 200),
+        proposals=(100, 100),
+        roi_levels=3,
+        finest_scale=28.0,
+        roi_samples=64,
+        roi_sampling_ratio=2,
+        fc_features=256,
+        nms_candidates=600,
+    )
+
+
+HEADS: dict[str, Any] = {
+    "atss": lambda towers: ATSSConfig(towers=towers, kernel=3),
+    "retinanet": lambda towers: RetinaNetConfig(towers=towers, min_positive_iou=0.2),
+    "fcos": lambda towers: recipes.improved_fcos(towers=towers, norm_groups=16, level_limits=LIMITS),
+    "reppoints": lambda towers: RepPointsConfig(towers=towers, norm_groups=16, min_positive_iou=0.1),
+    "faster_rcnn": _faster_rcnn,
+    "borderdet": lambda towers: BorderDetConfig(
+        towers=towers, norm_groups=16, level_limits=LIMITS, border_class_features=64, border_box_features=32
+    ),
+}
