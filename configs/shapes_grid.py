@@ -2,7 +2,8 @@
 
 The text behind the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two DyHead
 blocks, or followed by what is on: `plain` for no block (two layers of towers in their place), `none` for blocks with
-all three attentions off, or names of attentions. Backbone, pyramid, pictures and schedule are those of `demo_shapes.py`.
+all three attentions off, or names of attentions. Backbone, pyramid, pictures and schedule are those of
+`demo_shapes.py`.
 
     python train.py --config=configs/shapes_grid.py:fcos --workdir=runs/fcos
     python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
