@@ -11,3 +11,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+pytest_plugins = ["tests.parity.reporting"]  # which golden files were compared

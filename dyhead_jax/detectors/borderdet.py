@@ -109,11 +109,7 @@ class BorderDet(Detector):
             maps["class"].append(widen(self.class_predictor(class_x)))
             maps["box"].append(distances * self.strides[level])
             maps["centerness"].append(widen(self.centerness_predictor(box_x)))
-        cells = []
-        for level, boxes in enumerate(self.coarse_boxes(maps["box"])):
-            height, width = maps["box"][level].shape[1:3]
-            limit = jnp.asarray([width - 1, height - 1] * 2, boxes.dtype).reshape(1, 1, 4)
-            cells.append(jnp.clip(boxes / self.strides[level], 0.0, limit))
+        cells = self.border_cells(self.coarse_boxes(maps["box"]), maps["box"])
         maps["border_class"] = [widen(self.border_class_predictor(x)) for x in self.border_class(class_pyramid, cells)]
         maps["border_box"] = [widen(self.border_box_predictor(x)) for x in self.border_box(box_pyramid, cells)]
         return maps
@@ -127,6 +123,14 @@ class BorderDet(Detector):
         points = self.points(shapes_of(distances))
         flat = [jax.lax.stop_gradient(d.reshape(d.shape[0], -1, 4)) for d in distances]
         return [geometry.decode_distances(p[None].astype(d.dtype), d) for p, d in zip(points, flat, strict=True)]
+
+    def border_cells(self, boxes: list[jax.Array], maps: list[jax.Array]) -> list[jax.Array]:
+        """Coarse boxes (b, h * w, 4) of each level, in pixels, as cells of that level's map (b, h, w, .), inside it."""
+        levels = []
+        for box, x, stride in zip(boxes, maps, self.strides, strict=True):
+            limit = jnp.asarray([x.shape[2] - 1, x.shape[1] - 1] * 2, box.dtype).reshape(1, 1, 4)
+            levels.append(jnp.clip(box / stride, 0.0, limit))
+        return levels
 
     def match(self, maps: Maps, ground_truth: GroundTruth) -> tuple[jax.Array, jax.Array]:
         """Matched box of each point, (b, n) (see `assign`), for the coarse predictions and for the border ones.

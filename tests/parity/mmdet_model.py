@@ -26,6 +26,10 @@ from tests.parity.goldens import Case, nhwc
 def resnet(c: dict) -> ResNetConfig:
     trained = c["norm_cfg"].get("requires_grad", True)
     dcn = c.get("dcn")
+    if dcn and (dcn.get("deform_groups", 1) != 1 or dcn.get("fallback_on_stride", False)):
+        raise ValueError(f"{c['type']} dcn {dcn}: ours has one deformable group and no fallback on strides")
+    if c.get("num_stages", 4) != 4 or tuple(c.get("out_indices", range(4))) != (0, 1, 2, 3):
+        raise ValueError(f"{c['type']}: ours has four stages and gives the maps of all")
     stages = [i + 2 for i, on in enumerate(c.get("stage_with_dcn", (False,) * 4)) if on] if dcn else []
     return ResNetConfig(
         depth=c["depth"],
@@ -245,7 +249,7 @@ def load(case: Case, c: dict, weights: dict[str, np.ndarray], dtype: str = "floa
     if dtype != "float32":
         parts = {n: getattr(model, n).clone(dtype=jnp.dtype(dtype)) for n in ("backbone", "neck", "dyhead")}
         model = model.clone(**parts)
-    images = jax.ShapeDtypeStruct((1, *case["in/img"].shape[2:], 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *case.shape("in/img")[2:], 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     shapes = jax.eval_shape(lambda k, i, s: model.init(k, i, s, method="detect"), jax.random.key(0), images, sizes)
     start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)  # stays where the case has nothing
@@ -253,9 +257,10 @@ def load(case: Case, c: dict, weights: dict[str, np.ndarray], dtype: str = "floa
     return model, jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
 
 
-def ground_truth(case: Case, dtype: str = "float32", padded: int = 12) -> GroundTruth:
-    """gt/<i>.bboxes and gt/<i>.labels, padded; sizes from in/img_shape where the case has it."""
-    count = case["in/img"].shape[0]
+def ground_truth(case: Case, dtype: str = "float32", spare: int = 3) -> GroundTruth:
+    """gt/<i>.bboxes and gt/<i>.labels, and `spare` rows of padding or more; sizes from in/img_shape where there are."""
+    count = case.shape("in/img")[0]
+    padded = max(len(case[f"gt/{i}.bboxes"]) for i in range(count)) + spare
     boxes, labels = np.zeros((count, padded, 4)), np.zeros((count, padded), np.int32)
     mask = np.zeros((count, padded), bool)
     for i in range(count):

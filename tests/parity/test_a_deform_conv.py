@@ -7,7 +7,7 @@ import pytest
 
 from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv
-from tests.parity.goldens import cases, hwio, nhwc, relative
+from tests.parity.goldens import cases, hwio, nchw, nhwc, relative
 
 CASES = cases("A")
 
@@ -25,7 +25,7 @@ def from_taps(offset: np.ndarray) -> np.ndarray:
 
 def run(case, implementation):
     """Forward value and gradients of sum(out * ct), in PyTorch layouts."""
-    p = case.manifest["params"]
+    p = case.params
     taps = int(np.prod(p["kernel"]))
     has_mask = "in/mask" in case
     out_hw = tuple(p["out_hw"])
@@ -63,11 +63,11 @@ def run(case, implementation):
         return out, vjp(jnp.asarray(ct))[0]
 
     out, grads = value_and_grad(inputs)
-    got = {"out/y": np.asarray(out).transpose(0, 3, 1, 2), "grad/x": np.asarray(grads["x"]).transpose(0, 3, 1, 2)}
+    got = {"out/y": nchw(out), "grad/x": nchw(grads["x"])}
     got["grad/offset"] = from_taps(grads["offset"])
     got["grad/weight"] = np.asarray(grads["weight"]).transpose(3, 2, 0, 1)
     if has_mask:
-        got["grad/mask"] = np.asarray(grads["mask"]).transpose(0, 3, 1, 2)
+        got["grad/mask"] = nchw(grads["mask"])
     if "in/bias" in case:
         got["grad/bias"] = np.asarray(grads["bias"])
     return got
@@ -77,7 +77,7 @@ def run(case, implementation):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_deform_conv(case, implementation):
     got = run(case, implementation)
-    expected = {k: v for k, v in case.arrays.items() if k.startswith(("out/", "grad/"))}
+    expected = case.beginning("out/", "grad/")
     assert set(got) == set(expected)
     for key, value in expected.items():
         assert relative(got[key], value) <= (1e-5 if key.startswith("out/") else 1e-4), key

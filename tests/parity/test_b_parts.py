@@ -9,7 +9,7 @@ from flax import linen as nn
 from dyhead_jax.dyhead import ScaleAttention, TaskAttention
 from dyhead_jax.dyhead.activations import hard_sigmoid
 from dyhead_jax.ops.resize import upsample_align_corners
-from tests.parity.goldens import cases, nhwc, relative
+from tests.parity.goldens import cases, nhwc, relative, stated
 
 
 def matching(prefix):
@@ -60,19 +60,23 @@ def test_scale_attention(case):
     )
     assert relative(out, nhwc(case["out/y"])) <= 1e-5
     assert relative(d_x, nhwc(case["grad/in/x"])) <= 1e-4
+    x = nhwc(case["in/x"])
+    weight = np.sum(out * x, axis=(1, 2, 3)) / np.sum(x * x, axis=(1, 2, 3))  # out is the map times its weight
+    assert relative(weight.reshape(-1, 1, 1, 1), case["out/attn"]) <= 1e-5
     assert relative(d_params["gate"]["kernel"].T, case["grad/w/1.weight"].reshape(1, -1)) <= 1e-4
     assert relative(d_params["gate"]["bias"], case["grad/w/1.bias"]) <= 1e-4
 
 
 @matching("B04")
 def test_upsampling_and_group_norm(case):
-    size = case["out/up"].shape[2:]
+    size = case.shape("out/up")[2:]
     out, (grad,) = with_vjp(lambda x: upsample_align_corners(x, size), nhwc(case["ct/up"]), nhwc(case["in/x"]))
     assert relative(out, nhwc(case["out/up"])) <= 1e-5
     assert relative(grad, nhwc(case["grad/x_up"])) <= 1e-4
-    single = upsample_align_corners(jnp.asarray(nhwc(case["in/x1"])), case["out/up_from_1x1"].shape[2:])
+    single = upsample_align_corners(jnp.asarray(nhwc(case["in/x1"])), case.shape("out/up_from_1x1")[2:])
     assert relative(single, nhwc(case["out/up_from_1x1"])) <= 1e-5
-    norm = nn.GroupNorm(16, epsilon=1e-5, use_fast_variance=False)
+    groups = int(stated(case.manifest["what"], r"GroupNorm (\d+) groups"))
+    norm = nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False)
     params = {"scale": case["w/gn.weight"], "bias": case["w/gn.bias"]}
     out, (d_params, d_x) = with_vjp(
         lambda p, x: norm.apply({"params": p}, x), nhwc(case["ct/gn"]), params, jnp.asarray(nhwc(case["in/x"]))

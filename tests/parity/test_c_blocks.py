@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from dyhead_jax import names
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS
-from tests.parity.goldens import cases, nhwc, relative
+from tests.parity.goldens import cases, nchw, nhwc, notes, relative
 
 CASES = cases("C_")
 FLOAT64 = 1e-7  # where a kink (floor cell, ReLU) flips in float32
@@ -17,7 +16,7 @@ FLOAT64 = 1e-7  # where a kink (floor cell, ReLU) flips in float32
 def build(case, implementation):
     weights = case.under("w/")
     official = any(".DyConv." in name for name in weights)
-    p = case.manifest["params"]
+    p = case.params
     blocks = len({name.split(".")[0 if official else 1] for name in weights})
     head = DyHead(
         num_blocks=blocks,
@@ -34,9 +33,8 @@ def build(case, implementation):
 def run(case, implementation, dtype):
     head, table, weights = build(case, implementation)
     head = head.clone(dtype=jnp.dtype(dtype))
-    levels = len(case.manifest["params"]["sizes"])
-    pyramid = [jnp.asarray(nhwc(case[f"in/x{i}"]), dtype) for i in range(levels)]
-    cts = [jnp.asarray(nhwc(case[f"ct/y{i}"]), dtype) for i in range(levels)]
+    pyramid = [jnp.asarray(nhwc(x), dtype) for x in case.numbered("in/x*")]
+    cts = [jnp.asarray(nhwc(x), dtype) for x in case.numbered("ct/y*")]
     params = names.load(table, weights)["params"]
     params = jax.tree.map(lambda v: jnp.asarray(v, dtype), params)
 
@@ -46,29 +44,29 @@ def run(case, implementation, dtype):
         return out, *vjp(cts)
 
     out, d_params, d_pyramid = value_and_grad(params, pyramid)
-    got = {f"out/y{i}": np.asarray(v).transpose(0, 3, 1, 2) for i, v in enumerate(out)}
-    got |= {f"grad/in/x{i}": np.asarray(v).transpose(0, 3, 1, 2) for i, v in enumerate(d_pyramid)}
+    got = {f"out/y{i}": nchw(v) for i, v in enumerate(out)}
+    got |= {f"grad/in/x{i}": nchw(v) for i, v in enumerate(d_pyramid)}
     got |= {f"grad/w/{k}": v for k, v in names.save(table, {"params": d_params}).items()}
     return got
 
 
 def worst(case, got) -> dict[str, float]:
-    expected = {k: v for k, v in case.arrays.items() if k.startswith(("out/", "grad/"))}
+    expected = case.beginning("out/", "grad/")
+    assert expected
     assert not set(expected) - set(got)
     return {key: relative(got[key], value) for key, value in expected.items()}
 
 
 @pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_blocks(case, implementation, record_property):
-    deep = len(build(case, implementation)[2]) > 80  # six blocks
+def test_blocks(case, implementation):
+    deep = build(case, implementation)[0].num_blocks > 2
     out_bound, grad_bound = (1e-4, 1e-3) if deep else (1e-5, 1e-4)
     errors = worst(case, run(case, implementation, "float32"))
     bad = {k: e for k, e in errors.items() if e > (out_bound if k.startswith("out/") else grad_bound)}
     if not bad:
         return
-    record_property("float64", case.name)
     with jax.enable_x64(True):
         errors = worst(case, run(case, implementation, "float64"))
     assert max(errors.values()) <= FLOAT64, f"float32: {bad}; float64: {errors}"
-    print(f"{case.name}: a kink flips in float32 ({bad}); taken in float64")
+    notes.append(f"{case.name}: a kink flips in float32 ({bad}); taken in float64")

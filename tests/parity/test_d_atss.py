@@ -1,75 +1,50 @@
-"""Golden cases D of ATSS (ResNet torch and caffe style): features, raw outputs, assignment, losses, final boxes."""
+"""Golden cases D of ATSS (ResNet torch and caffe style, Swin): features, raw outputs, targets, losses, final boxes."""
 
-import jax
 import numpy as np
 import pytest
 
-from tests.parity import mmdet_model
-from tests.parity.goldens import cases, nhwc, relative
+from tests.parity import dense_case
 
-CASES = [c for c in cases("D") if c.manifest["params"].get("config", {}).get("type") == "ATSS"]
+HEADS = {"cls_score": "class", "bbox_pred": "box", "centerness": "centerness"}
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda c: c.name)
+@pytest.fixture(scope="module", params=dense_case.of_type("ATSS"), ids=lambda c: c.name)
 def run(request):
-    """The case, its maps, losses, matches and detections."""
-    case = request.param
-    config = case.manifest["params"]["config"]
-    model, variables = mmdet_model.load(case, config, case.under("w/"))
-    truth = mmdet_model.ground_truth(case)
+    return dense_case.run(request.param)
 
-    @jax.jit
-    def everything(variables, images, truth):
-        maps = model.apply(variables, images, truth.sizes, method="features")
-        shapes = [x.shape[1:3] for x in maps["class"]]
-        losses = model.apply(variables, images, truth, False, method="losses")
-        match, valid = model.apply(variables, shapes, truth, method="match")
-        found = model.apply(variables, images, truth.sizes, method="detect")
-        return maps, losses, match, valid, found
 
-    return case, *everything(variables, mmdet_model.images(case), truth)
+def test_pyramids(run):
+    dense_case.check_pyramids(run)
+
+
+def test_names(run):
+    dense_case.check_names(run)
 
 
 def test_maps(run):
-    case, maps, *_ = run
-    ours = {"fpn": "neck", "dyhead": "dyhead", "backbone": "backbone"}
-    heads = {"cls_score": "class", "bbox_pred": "box", "centerness": "centerness"}
-    checked = 0
-    for key, value in case.arrays.items():
-        part, _, rest = key.partition("/")
-        if part in ours:
-            first = min(int(k.split("/")[1][1:]) for k in case.arrays if k.startswith(part + "/"))
-            got = maps[ours[part]][int(rest[1:]) - first]
-        elif part == "head":
-            name, level = rest.split(".")
-            got = maps[heads[name]][int(level)]
-        else:
-            continue
-        checked += 1
-        assert relative(got, nhwc(value)) <= 1e-4, key
-    assert checked >= 20
+    dense_case.check_maps(run, "head/", HEADS)
 
 
-def test_assignment(run):
-    case, _, _, match, valid, _ = run
-    for i in range(match.shape[0]):
-        expected = case[f"assign/{i}.assigner.gt_inds"]  # of the anchors inside the image's own padding
-        got = np.asarray(match[i])[np.asarray(valid[i])]
-        np.testing.assert_array_equal(got + 1, expected)
+def test_targets(run):
+    """Matches, their IoU, and the targets, which are the boxes themselves: the reference's loss decodes predictions."""
+    match, valid = run.model.apply(run.variables, run.shapes, run.truth, method="match")
+    dense_case.check_assignment(match, valid, run.case.numbered("assign/*.assigner.gt_inds"))
+    anchors = run.model.apply(run.variables, run.shapes, method="anchors")
+    overlaps = run.case.numbered("assign/*.assigner.max_overlaps")
+    dense_case.check_overlaps(anchors, match, valid, run.truth, overlaps, of_match=True)
+    own = lambda image, positive, boxes: boxes  # noqa: E731
+    dense_case.check_targets(run.case, "target/", match, valid, run.truth, run.model.num_classes, own)
+    given = np.concatenate(run.case.numbered("target/anchors.*"), axis=1)
+    real = np.broadcast_to(np.asarray(valid), match.shape)
+    for i in range(len(given)):
+        # the reference clears those that take no part
+        np.testing.assert_allclose(np.where(real[i][:, None], anchors, given[i]), given[i], atol=1e-4)
 
 
 def test_losses(run):
-    case, _, losses, *_ = run
     ours = {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_centerness": "loss_centerness"}
-    for name, mine in ours.items():
-        expected = sum(v for k, v in case.under("loss/").items() if k.startswith(name + "."))
-        assert relative(losses[mine], expected) <= 1e-4, name
+    dense_case.check_losses(run, ours)
 
 
 def test_detections(run):
-    case, *_, found = run
-    for i in range(found.boxes.shape[0]):
-        real = np.asarray(found.scores[i]) > 0
-        np.testing.assert_array_equal(np.asarray(found.labels[i])[real], case[f"det.{i}.labels"])
-        np.testing.assert_allclose(np.asarray(found.boxes[i])[real], case[f"det.{i}.bboxes"], atol=0.01)
-        np.testing.assert_allclose(np.asarray(found.scores[i])[real], case[f"det.{i}.scores"], atol=1e-4)
+    dense_case.check_detections(run.case, run.found)

@@ -1,78 +1,119 @@
-"""Golden cases F: twenty steps of the real train step follow the reference's losses and gradient norms.
+"""Golden cases F: the real train step follows the reference's losses, gradients and weights, whatever the devices.
 
-Under pmap the batch stands on eight devices, each image twice: sums and normalisers double alike, so the losses
+What is compared, of each way to use the devices (pmap, jit over a mesh, one device): every step's losses, the total and
+each term, within 2e-5 relative, and the gradient norm within 1e-3, with the reference's float32 history and with its
+float64 one; the first gradient of every weight that trains, within 1e-3; the weights after the last step within 1e-4;
+and that what does not train has not moved.
+
+Where a kink (floor cell, ReLU, max) flips in float32, a run in float64 counts in its place, within 1e-8 of the float64
+history (`hist64`). Where that is itself stored in float32, so that half a unit in its last place, 6e-8, is not known,
+FLOAT32_HISTORY is what we ask.
+
+A batch that does not fill eight devices stands on them several times: sums and normalisers grow alike, so the losses
 stay those of the batch itself.
 """
 
+import math
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 from dyhead_jax import optim, parallel, state_dict, steps
 from dyhead_jax.config import OptimConfig
 from dyhead_jax.types import Batch
 from tests.parity import mmdet_model
-from tests.parity.goldens import cases, relative
+from tests.parity.goldens import cases, notes, relative, stated
 
-STEPS = 20
 TERMS = {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_centerness": "loss_centerness", "loss": "loss"}
+FLOAT32_HISTORY = (1e-7, 2e-7)  # of the losses, of the gradient norm
+DEVICES = 8
+NUMBER = r"([\d.]+(?:e-?\d+)?)"
+
+
+class History(NamedTuple):
+    metrics: dict[str, np.ndarray]  # (steps,) of each
+    first_gradient: dict[str, np.ndarray]  # these by the reference's names
+    weights: dict[str, np.ndarray]
 
 
 def optim_config(case) -> OptimConfig:
     """The manifest states the optimiser in words."""
     text = case.manifest["optimizer"]
-    fixed = {"schedule": "constant", "warmup_steps": 0}
-    if text.startswith("SGD lr 0.01 momentum 0.9 weight_decay 1e-4"):
-        return OptimConfig(name="sgd", learning_rate=0.01, momentum=0.9, weight_decay=1e-4, **fixed)
-    assert text.startswith("AdamW lr 1e-4 betas (.9,.999) eps 1e-8, decoupled weight_decay 0.05"), text
-    return OptimConfig(name="adamw", learning_rate=1e-4, weight_decay=0.05, decay_norms=False, **fixed)
+    assert "no lr schedule, no clipping" in case.manifest["what"]
+    rate, decay = stated(text, f"lr {NUMBER}"), stated(text, f"weight_decay {NUMBER}")
+    fixed: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay, "schedule": "constant", "warmup_steps": 0}
+    if text.startswith("SGD "):
+        return OptimConfig(name="sgd", momentum=stated(text, f"momentum {NUMBER}"), **fixed)
+    assert text.startswith("AdamW "), text
+    assert "betas (.9,.999) eps 1e-8, decoupled" in text, text
+    return OptimConfig(name="adamw", decay_norms="contains 'norm'" not in text, **fixed)
 
 
-def history(case, kind: str, dtype: str = "float32"):
-    """Losses and gradient norm of each step, and the parameters after the last."""
+def remember() -> optax.GradientTransformation:
+    """Passes gradients on, and keeps the last."""
+    zeros = lambda params: jax.tree.map(np.zeros_like, params)  # noqa: E731
+    return optax.GradientTransformation(zeros, lambda updates, state, params=None: (updates, updates))
+
+
+def history(case, kind: str, dtype: str = "float32") -> History:
     config = case.manifest["config"]
-    devices = parallel.make(kind, 8)
+    devices = parallel.make(kind, DEVICES)
     model, variables = mmdet_model.load(case, config, case.under("w0/"), dtype, devices.axis_name)
-    chosen = optim_config(case)
-    optimizer = optim.make_optimizer(chosen, STEPS)
-    schedule = optim.make_schedule(chosen, STEPS)
+    table = mmdet_model.name_table(config)
+    chosen, count = optim_config(case), len(case["hist/loss"])
+    optimizer = optax.chain(remember(), optim.make_optimizer(chosen, count))
+    schedule = optim.make_schedule(chosen, count)
     step = devices.train_step(steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name))
     batch = Batch(mmdet_model.images(case, dtype), mmdet_model.ground_truth(case, dtype))
-    twice = (lambda x: np.concatenate([x, x])) if kind == "pmap" else np.asarray
-    batch = jax.tree.map(twice, batch)
-    state = devices.replicate(steps.create_state(model, optimizer, {"batch_stats": {}} | variables))
-    batch = devices.put(batch)
-    rows = []
-    for _ in range(STEPS):
+    times = math.lcm(len(batch.images), devices.device_count) // len(batch.images)
+    batch = devices.put(jax.tree.map(lambda x: np.concatenate([x] * times), batch))
+    variables = {"batch_stats": {}} | variables
+    _, frozen = optim.partition(jax.tree.map(np.asarray, variables["params"]), model.is_frozen)
+    state = devices.replicate(steps.create_state(model, optimizer, variables))
+    rows, gradient = [], None
+    for _ in range(count):
         state, metrics = step(state, batch)
         rows.append(devices.unreplicate(metrics))
+        gradient = gradient or devices.unreplicate(state.opt_state[0])
     values = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    return values, devices.unreplicate(state).params, mmdet_model.name_table(config)
+    save = lambda params: state_dict.save(table, {"params": params})  # noqa: E731
+    return History(values, save(optim.merge(gradient, frozen)), save(devices.unreplicate(state).params))
 
 
-def deviations(case, values, reference: str) -> tuple[float, float]:
+def deviations(case, metrics, reference: str) -> tuple[float, float]:
     """Largest relative deviation of the losses and of the gradient norm over all steps."""
-    known = [name for name in TERMS if f"{reference}/{name}" in case]
-    assert "loss" in known
-    loss = max(np.max(np.abs(values[TERMS[n]] / case[f"{reference}/{n}"] - 1)) for n in known)
-    return float(loss), float(np.max(np.abs(values["grad_norm"] / case[f"{reference}/grad_norm"] - 1)))
+    known = [name.removeprefix(f"{reference}/") for name in case.keys if name.startswith(f"{reference}/")]
+    assert {"loss", "grad_norm"} <= set(known)
+    worst = {
+        name: float(np.max(np.abs(metrics[TERMS.get(name, name)] / case[f"{reference}/{name}"] - 1))) for name in known
+    }
+    return max(error for name, error in worst.items() if name != "grad_norm"), worst["grad_norm"]
 
 
-@pytest.mark.parametrize("kind", ["pmap", "single"])
+@pytest.mark.parametrize("kind", ["pmap", "jit", "single"])
 @pytest.mark.parametrize("case", cases("F"), ids=lambda c: c.name)
 def test_training_follows_the_reference(case, kind):
-    values, params, table = history(case, kind)
-    loss, norm = deviations(case, values, "hist")
+    got = history(case, kind)
+    errors = [deviations(case, got.metrics, reference) for reference in ("hist", "hist64")]
+    loss, norm = np.max(errors, axis=0)
     if loss > 2e-5 or norm > 1e-3:
         with jax.enable_x64(True):
-            wide, params, _ = history(case, kind, "float64")
-        loss64, norm64 = deviations(case, wide, "hist64")
-        # the history is stored in float32, 6e-8 a value; next to a kink twenty steps make more of that in the gradient
-        assert loss64 <= 3e-7, f"float32: {loss}; float64: {loss64}"
-        assert norm64 <= 1e-6, f"float32: {loss}, {norm}; float64: {loss64}, {norm64}"
-        print(f"{case.name}: a kink flips in float32 ({loss}, {norm}); the case was taken in float64")
-    ends = case.under("w20/")
+            got = history(case, kind, "float64")
+        loss64, norm64 = deviations(case, got.metrics, "hist64")
+        most = (1e-8, 1e-8) if case["hist64/loss"].dtype == np.float64 else FLOAT32_HISTORY
+        assert loss64 <= most[0], f"float32: {loss}; float64: {loss64}"
+        assert norm64 <= most[1], f"float32: {loss}, {norm}; float64: {loss64}, {norm64}"
+        notes.append(f"{case.name} {kind}: a kink flips in float32 ({loss:.1e}, {norm:.1e}); taken in float64")
+    else:
+        notes.append(f"{case.name} {kind}: losses within {loss:.1e}, gradient norm within {norm:.1e} at all steps")
+    for name, expected in case.under("grad0/").items():
+        assert relative(got.first_gradient[name], expected) <= 1e-3, name
+    ends = case.under(f"w{len(case['hist/loss'])}/")
     assert ends
-    got = state_dict.save(table, {"params": params})
     for name, expected in ends.items():
-        assert relative(got[name], expected) <= 1e-4, name
+        assert relative(got.weights[name], expected) <= 1e-4, name
+    for name in case.manifest["not_trained"]:
+        np.testing.assert_array_equal(got.weights[name], case[f"w0/{name}"], err_msg=name)
