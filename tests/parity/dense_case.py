@@ -77,7 +77,7 @@ def check_names(run: Run) -> None:
     table = mmdet_model.name_table(run.case.params["config"])
     back = names.save(table, run.variables)
     for name, value in run.case.under("w/").items():
-        if not name.endswith("num_batches_tracked"):
+        if value.dtype.kind == "f":  # counters and Swin's table of indices are no weights
             np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
