@@ -6,8 +6,8 @@ float64 one; the first gradient of every weight that trains, within 1e-3; the we
 and that what does not train has not moved.
 
 Where a kink (floor cell, ReLU, max) flips in float32, a run in float64 counts in its place, within 1e-8 of the float64
-history (`hist64`). Where that is itself stored in float32, so that half a unit in its last place, 6e-8, is not known,
-FLOAT32_HISTORY is what we ask.
+history (`hist64`). Where that is itself stored in float32, half a unit in its last place, 6e-8, is not known, and next
+to a kink twenty steps make more of it in the gradient: there FLOAT32_HISTORY is what we ask.
 
 A batch that does not fill eight devices stands on them several times: sums and normalisers grow alike, so the losses
 stay those of the batch itself.
@@ -28,7 +28,7 @@ from tests.parity import mmdet_model
 from tests.parity.goldens import cases, notes, relative, stated
 
 TERMS = {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_centerness": "loss_centerness", "loss": "loss"}
-FLOAT32_HISTORY = (1e-7, 2e-7)  # of the losses, of the gradient norm
+FLOAT32_HISTORY = (3e-7, 1e-6)  # of the losses, of the gradient norm
 DEVICES = 8
 NUMBER = r"([\d.]+(?:e-?\d+)?)"
 
