@@ -15,7 +15,8 @@ prints the result again. A folder whose run had another config is refused.
 The folder then has
     config.json       the whole config
     metrics.jsonl     one JSON object a line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
-                      train/images_per_second, eval/AP, eval/AP50, ...
+                      train/images_per_second, train/input_wait (the fraction of the time in which devices had nothing
+                      to do because process 0 loaded; an upper bound), eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
     failures/         of a step whose loss was not finite, all that python -m dyhead_jax.failure needs to run it again
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
@@ -154,7 +155,7 @@ def train(config: Config, folder: Path) -> None:
                     )
             progress.update(step, found["train/loss"])
             if metrics is not None and (step % run.log_every == 0 or step == total):
-                metrics.write(step, found | {"train/images_per_second": progress.images_per_second()})
+                metrics.write(step, found | {f"train/{name}": value for name, value in progress.speed().items()})
 
         def evaluate_now(step: int) -> dict[str, float]:
             """AP on the held-out images: into metrics.jsonl, onto the screen, and into the figures."""
@@ -191,7 +192,8 @@ def train(config: Config, folder: Path) -> None:
         ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0].batch), *item))
         profile = stack.enter_context(Profile(folder / "profile", run.profile_steps if first else ()))
         while step < total:
-            batch, loaded, position = next(ahead)
+            with progress.waiting(partial(is_running, pending)):
+                batch, loaded, position = next(ahead)
             profile.before(step + 1)
             state, values = train_step(state, batch)
             step += 1
@@ -276,6 +278,11 @@ def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any
     """Each batch with the iterator's state after it: the iterator itself has read ahead when a checkpoint is saved."""
     for loaded in batches:
         yield loaded, batches.get_state()  # type: ignore[attr-defined]
+
+
+def is_running(results: Any) -> bool:
+    """Whether devices still compute an array of the tree `results`."""
+    return any(isinstance(leaf, jax.Array) and not leaf.is_ready() for leaf in jax.tree.leaves(results))
 
 
 def is_due(step: int, every: int) -> bool:

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ class Progress:
 
     total: steps of the whole run. start: steps already done, on resume. images_per_step: of the global batch.
     Speed counts training alone: wrap evaluation and checkpoints in `with progress.paused():`. The first step compiles
-    and does not count.
+    and does not count. What waits for the next batch is wrapped in `with progress.waiting(busy):`.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class Progress:
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if terminal else None
         self._started = False
         self._last_time = self._paused_time = 0.0
-        self._window_seconds, self._window_steps = 0.0, 0
-        self._seconds, self._steps = 0.0, 0  # since the start, for the time left
+        self._window_seconds, self._window_steps, self._window_wait = 0.0, 0, 0.0
+        self._seconds, self._steps, self._wait = 0.0, 0, 0.0  # since the start, for the time left
 
     def update(self, step: int, loss: float | None = None) -> None:
         """Says that `step` steps are done. loss: of the latest step known, which may be an earlier one."""
@@ -194,11 +194,29 @@ class Progress:
                 left = f"  {_clock((self.total - step) * self._seconds / self._steps)} left"
             print(f"step {step}/{self.total}  {self._text(loss)}{left}", flush=True)
 
-    def images_per_second(self) -> float:
-        """Training speed since this method was last asked; NaN before a second step is done."""
-        seconds, steps = self._window_seconds, self._window_steps
-        self._window_seconds, self._window_steps = 0.0, 0
-        return steps * self.images_per_step / seconds if seconds > 0 else math.nan
+    def speed(self) -> dict[str, float]:
+        """Since this method was last asked, NaN before a second step is done: "images_per_second", and "input_wait",
+        the fraction of the training time that went by in `waiting`."""
+        seconds, steps, wait = self._window_seconds, self._window_steps, self._window_wait
+        self._window_seconds, self._window_steps, self._window_wait = 0.0, 0, 0.0
+        if seconds <= 0:
+            return {"images_per_second": math.nan, "input_wait": math.nan}
+        return {"images_per_second": steps * self.images_per_step / seconds, "input_wait": wait / seconds}
+
+    @contextmanager
+    def waiting(self, busy: Callable[[], bool]) -> Iterator[None]:
+        """The time inside, in which the host takes a batch, is a wait of the devices for their input.
+
+        Steps run while the host goes on, so it is none where `busy()`, asked at the end, says that the devices still
+        have work from before: they had it all the time. Otherwise they ran dry at some moment inside, and all of the
+        time counts: an upper bound. Of several hosts each knows its own wait alone; the first step does not count.
+        """
+        begin = time.perf_counter()
+        yield
+        if self._started and not busy():
+            seconds = time.perf_counter() - begin
+            self._window_wait += seconds
+            self._wait += seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -215,6 +233,7 @@ class Progress:
         parts = [] if loss is None else [f"loss {loss:.4g}"]
         if self._seconds > 0:
             parts.append(f"{self._steps * self.images_per_step / self._seconds:.1f} images/s")
+            parts.append(f"input wait {self._wait / self._seconds:.1%}")
         return "  ".join(parts)
 
     def close(self) -> None:

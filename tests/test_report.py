@@ -124,23 +124,51 @@ def test_progress_without_a_terminal_is_plain_lines_and_counts_training_alone(ca
     clock = Clock()
     monkeypatch.setattr(report.time, "perf_counter", clock)
     with report.Progress(8, images_per_step=4, every=2, start=0, terminal=False) as progress:
-        assert math.isnan(progress.images_per_second())
+        assert all(math.isnan(value) for value in progress.speed().values())
         for step in range(1, 9):
             clock.now += 30.0 if step == 1 else 0.5  # the first step compiles
             progress.update(step, loss=1.25)
             if step == 4:
-                assert progress.images_per_second() == pytest.approx(8.0)
+                assert progress.speed()["images_per_second"] == pytest.approx(8.0)
                 with progress.paused():
                     clock.now += 1000.0  # an evaluation
-        assert progress.images_per_second() == pytest.approx(8.0)
+        assert progress.speed() == {"images_per_second": pytest.approx(8.0), "input_wait": 0.0}
     out = capsys.readouterr()
     assert out.err == ""
     assert out.out.splitlines() == [
-        "step 2/8  loss 1.25  8.0 images/s  0:03 left",
-        "step 4/8  loss 1.25  8.0 images/s  0:02 left",
-        "step 6/8  loss 1.25  8.0 images/s  0:01 left",
-        "step 8/8  loss 1.25  8.0 images/s  0:00 left",
+        "step 2/8  loss 1.25  8.0 images/s  input wait 0.0%  0:03 left",
+        "step 4/8  loss 1.25  8.0 images/s  input wait 0.0%  0:02 left",
+        "step 6/8  loss 1.25  8.0 images/s  input wait 0.0%  0:01 left",
+        "step 8/8  loss 1.25  8.0 images/s  input wait 0.0%  0:00 left",
     ]
+
+
+def test_input_wait_is_the_time_in_which_devices_had_nothing_to_do(capsys, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(report.time, "perf_counter", clock)
+
+    def one(step, seconds, busy):
+        with progress.waiting(lambda: busy):
+            clock.now += seconds
+        clock.now += 1.0 - seconds
+        progress.update(step)
+
+    with report.Progress(7, images_per_step=4, every=7, terminal=False) as progress:
+        with progress.waiting(lambda: False):
+            clock.now += 50.0  # loading starts
+        clock.now += 30.0
+        progress.update(1)
+        one(2, 0.1, False)
+        one(3, 0.9, True)  # loading took long, but the step before took longer
+        assert progress.speed()["input_wait"] == pytest.approx(0.05)
+        with progress.paused():
+            clock.now += 1000.0
+        one(4, 0.4, False)
+        assert progress.speed() == {"images_per_second": pytest.approx(4.0), "input_wait": pytest.approx(0.4)}
+        for step in (5, 6, 7):
+            one(step, 0.0, False)
+        assert progress.speed()["input_wait"] == 0.0
+    assert "input wait 8.3%" in capsys.readouterr().out  # 0.5 of 6 seconds
 
 
 def test_progress_on_a_terminal_is_a_bar_on_standard_error(capsys):

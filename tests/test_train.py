@@ -8,15 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from dyhead_jax import checkpoint, command, flags, workdir
+import train
+from dyhead_jax import checkpoint, command, flags, report, workdir
 from dyhead_jax import config as configs
 from tests.tiny_detector import leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 8
+CLOCK = ("train/images_per_second", "train/input_wait")
 
 CONFIG = '''"""A run of seconds."""
 
@@ -217,9 +220,9 @@ def whole(runs, tmp_path_factory):
 
 
 def rows(folder):
-    """The lines of metrics.jsonl without the one number that is a clock's."""
+    """The lines of metrics.jsonl without the two numbers that are a clock's."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
 def saved_state(folder, step):
@@ -247,6 +250,21 @@ def test_a_finished_run_leaves_what_it_promises(whole):
     assert len(terms) == 3
     np.testing.assert_allclose(sum(terms), first["train/loss"], rtol=1e-5)
     assert {"train/lr", "train/grad_norm"} <= first.keys()
+    clock = [[row[name] for name in CLOCK] for row in report.read_metrics(folder / "metrics.jsonl") if CLOCK[1] in row]
+    assert clock[0] == [None, None]  # the first step compiles
+    assert len(clock) == STEPS
+    assert all(speed > 0 and 0 <= wait < 1 for speed, wait in clock[1:])
+
+
+def test_a_step_that_runs_is_seen():
+    """Of a program of a second or so, while it runs and after."""
+    x = jax.device_put(np.ones((256, 256), np.float32) / 256)
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 3000, lambda _, y: y @ x, x)).lower(x).compile()
+    pending = 3, {"loss": slow(x)}, np.zeros(2)
+    assert train.is_running(pending)
+    jax.block_until_ready(pending[1])
+    assert not train.is_running(pending)
+    assert not train.is_running(None)
 
 
 def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_path):
