@@ -282,7 +282,8 @@ def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any
 
 def is_running(results: Any) -> bool:
     """Whether devices still compute an array of the tree `results`."""
-    return any(isinstance(leaf, jax.Array) and not leaf.is_ready() for leaf in jax.tree.leaves(results))
+    arrays: list[Any] = [leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)]
+    return not all(array.is_ready() for array in arrays)
 
 
 def is_due(step: int, every: int) -> bool:
