@@ -122,8 +122,8 @@ def train(config: Config, folder: Path) -> None:
             state, _ = checkpoints.restore(start, abstract, batches)
             print(f"going on from step {start}")
         else:
-            variables = with_pretrained(config, jax.jit(partial(first_variables, config, single))())
-            state = jax.jit(partial(new_state, config, single, optimizer))(variables)
+            variables = with_pretrained(config, steps.jit_once(partial(first_variables, config, single))())
+            state = steps.jit_once(partial(new_state, config, single, optimizer))(variables)
         describe(state, single, devices, config)
         state = devices.replicate(state)
         metrics = None  # process 0 alone has them

@@ -87,7 +87,7 @@ def _complete(variables: dict[str, Any], first: Callable[[], dict[str, Any]]) ->
     leaves, structure = jax.tree.flatten(variables)
     lacking = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     if lacking:
-        drawn = jax.device_get(jax.jit(lambda: [jax.tree.leaves(first())[i] for i in lacking])())
+        drawn = jax.device_get(steps.jit_once(lambda: [jax.tree.leaves(first())[i] for i in lacking])())
         for i, value in zip(lacking, drawn, strict=True):
             leaves[i] = value
     return jax.tree.unflatten(structure, leaves)

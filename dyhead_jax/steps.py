@@ -43,10 +43,18 @@ class TrainState:
         return dataclasses.replace(self, step=-1 - self.step)
 
 
+def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` for a program that runs once, such as an `init`: on a CPU it is compiled without LLVM's optimisation,
+    which takes several times longer than it saves there."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
 def init_variables(model: Any, key: jax.Array, canvas: tuple[int, int]) -> dict[str, Any]:
     """{"params", "batch_stats"} of a detector with random weights; batch_stats is {} where it has none.
 
-    canvas: (height, width) of some image; the weights do not depend on it. Call it inside jit or `jax.eval_shape`.
+    canvas: (height, width) of some image; the weights do not depend on it. To be called inside `jit_once` or
+    `jax.eval_shape`.
     """
     height, width = canvas
     sizes = jnp.asarray([canvas], jnp.int32)

@@ -22,7 +22,7 @@ def start(kind):
     devices = parallel.make(kind, 8)
     model = TinyDetector(axis_name=devices.axis_name)
     optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
-    variables = jax.jit(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
+    variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
     state = jax.device_get(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
     step = steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name, ema=OPTIM.ema)
     return devices, devices.train_step(step), state

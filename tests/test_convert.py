@@ -166,7 +166,9 @@ def test_a_backbone_leaves_the_rest_as_a_new_model_has_it(small, shell, tmp_path
     variables = got.variables["params"]
     jax.tree.map(np.testing.assert_array_equal, variables["backbone"], small["params"]["backbone"])
     model = detectors.build(SMALLER)
-    fresh = jax.jit(lambda: steps.init_variables(model, jax.random.key(3), (64, 64))["params"]["class_predictor"])()
+    fresh = steps.jit_once(
+        lambda: steps.init_variables(model, jax.random.key(3), (64, 64))["params"]["class_predictor"]
+    )()
     jax.tree.map(np.testing.assert_array_equal, variables["class_predictor"], jax.device_get(fresh))
 
 

@@ -93,7 +93,7 @@ def test_every_layer_of_a_head(case):
         params = steps.init_variables(model, jax.random.key(0), (64, 64))["params"]
         return {name: tree for name, tree in params.items() if name not in ("backbone", "neck", "dyhead")}
 
-    found = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.jit(own)()))
+    found = jax.tree_util.tree_leaves_with_path(jax.device_get(steps.jit_once(own)()))
     assert found
     for keys, leaf in found:
         path = jax.tree_util.keystr(keys, simple=True, separator="/")

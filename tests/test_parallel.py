@@ -19,7 +19,7 @@ OPTIM = configs.OptimConfig(learning_rate=0.05, warmup_steps=2, warmup_start=0.5
 def variables():
     model = TinyDetector()
     return jax.device_get(
-        jax.jit(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
+        steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
     )
 
 
@@ -85,7 +85,7 @@ def atss():
         sizes=np.full((16, 2), 64, np.int32),
     )
     batch = Batch(images=draw.integers(0, 256, (16, 64, 64, 3), np.uint8), ground_truth=truth)
-    variables = jax.jit(lambda: steps.init_variables(detectors.build(model), jax.random.key(0), (64, 64)))()
+    variables = steps.jit_once(lambda: steps.init_variables(detectors.build(model), jax.random.key(0), (64, 64)))()
     return model, jax.device_get(variables), batch
 
 

@@ -15,7 +15,7 @@ from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_d
 def setup(optim_config, *, dropout=0.0, seed=0, **options):
     model = TinyDetector(dropout=dropout, batch_norm=options.pop("batch_norm", True))
     optimizer, schedule = optim.make_optimizer(optim_config, 10), optim.make_schedule(optim_config, 10)
-    variables = jax.jit(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
+    variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
     state = steps.create_state(model, optimizer, variables, ema=optim_config.ema)
     step = steps.make_train_step(model, optimizer, schedule, seed=seed, ema=optim_config.ema, **options)
     return state, jax.jit(step)
@@ -134,7 +134,7 @@ def test_a_batch_is_split_into_every_kth_image():
 
 def test_detect_is_the_models_own():
     model = TinyDetector()
-    variables = jax.jit(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
+    variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
     batch = make_batch(2)
     found = jax.jit(steps.make_detect(model))(variables, batch.images, batch.ground_truth.sizes)
     assert found.boxes.shape == (2, 4, 4)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax import command
+from dyhead_jax import command, steps
 from dyhead_jax.benchmark import options as common
 from dyhead_jax.benchmark.timing import compiled, with_gradients
 from dyhead_jax.dyhead import DyHead
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
             "dtype": dtype,
         }
         head = DyHead(**fields, **choice)
-        variables = jax.jit(head.init)(jax.random.key(9), pyramid)
+        variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
         programs.append(compiled(f"{name} forward", head.apply, variables, pyramid))
         if not options.forward:
             programs.append(

@@ -11,7 +11,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax import symbols
+from dyhead_jax import steps, symbols
 from dyhead_jax.benchmark import block
 from dyhead_jax.benchmark import options as common
 from dyhead_jax.benchmark.timing import compiled, with_gradients
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     for name, config in chosen:
         head = symbols.build(config.model.dyhead, dtype=jnp.dtype(config.model.dtype))
         pyramid = random_pyramid(config)
-        variables = jax.jit(head.init)(jax.random.key(9), pyramid)
+        variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
         programs.append(compiled(f"{name} forward", head.apply, variables, pyramid))
         programs.append(compiled(f"{name} forward+backward", with_gradients(head.apply, (0, 1)), variables, pyramid))
     _, config = chosen[0]

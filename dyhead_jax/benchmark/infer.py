@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> None:
 def program(name: str, config: Config) -> Program:
     """The detection of the config's batch."""
     model = detectors.build(config.model)
-    variables = jax.jit(lambda: steps.init_variables(model, jax.random.key(0), (64, 64)))()
+    variables = steps.jit_once(lambda: steps.init_variables(model, jax.random.key(0), (64, 64)))()
     batch = train.random_batch(config)
     return compiled(name, steps.make_detect(model), variables, batch.images, batch.ground_truth.sizes)

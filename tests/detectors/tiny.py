@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dyhead_jax import steps
 from dyhead_jax.dyhead.head import DyHead
 from dyhead_jax.necks.fpn import FPN
 from dyhead_jax.types import GroundTruth
@@ -47,7 +48,7 @@ def images(count: int, seed: int = 0) -> jax.Array:
 
 def init(model: Any, seed: int = 0) -> Any:
     """Variables, all moved a little from where they start, so that none sits at a special place."""
-    variables = jax.jit(lambda k, i: model.init(k, i, None, method="detect"))(jax.random.key(seed), images(1))
+    variables = steps.jit_once(lambda k, i: model.init(k, i, None, method="detect"))(jax.random.key(seed), images(1))
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from dyhead_jax import steps
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention
 from dyhead_jax.dyhead.coarse_offsets import CHOICES, crop, flat, resize
 
@@ -26,7 +27,7 @@ def small_block(**fields):
 
 
 def run(module, *args):
-    variables = jax.jit(module.init)(jax.random.key(1), *args)
+    variables = steps.jit_once(module.init)(jax.random.key(1), *args)
     return variables, jax.jit(module.apply)(variables, *args)
 
 
@@ -209,7 +210,7 @@ def test_parameter_count_of_a_block_is_the_reference():
 def test_initialisation(lineage):
     c = 64
     x = [jnp.zeros((1, 4, 4, c)), jnp.zeros((1, 2, 2, c))]
-    params = jax.jit(DyHeadBlock(features=c, lineage=lineage).init)(jax.random.key(0), x)["params"]
+    params = steps.jit_once(DyHeadBlock(features=c, lineage=lineage).init)(jax.random.key(0), x)["params"]
     bound = 1 / np.sqrt(9 * c)
     for kind in ("mid", "low", "high"):
         kernel = params["spatial"][f"{kind}_kernel"]
