@@ -32,4 +32,5 @@ class DyHeadConfig:
     lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
     implementation: str = "auto"  # of deform_conv
     remat: bool = False  # recompute each block in the backward pass
+    valid_area: bool = False  # means and norms over the image's own cells; False: padding takes part, as in references
     scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dyhead_jax.dyhead.valid_area import over, valid_cells
 from dyhead_jax.types import Detections, GroundTruth
 
 Maps = dict[str, list[jax.Array]]
@@ -54,7 +55,8 @@ class Detector(nn.Module):
         raw predictions. images as in `losses`; sizes: (b, 2) or None."""
         maps: Maps = {"backbone": self.backbone(self.network_input(images, sizes), train)}
         maps["neck"] = self.neck(maps["backbone"])
-        maps["dyhead"] = self.dyhead(maps["neck"])
+        valid = None if sizes is None else valid_cells(sizes, shapes_of(maps["neck"]), self.strides)
+        maps["dyhead"] = over(valid, self.dyhead)(maps["neck"])
         return maps | self.predict(maps["dyhead"])
 
     def network_input(self, images: jax.Array, sizes: jax.Array | None) -> jax.Array:

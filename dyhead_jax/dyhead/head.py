@@ -11,6 +11,7 @@ from dyhead_jax import symbols
 from dyhead_jax.dyhead.scale import ScaleAttention
 from dyhead_jax.dyhead.spatial import PlainNeighbours, SpatialAttention
 from dyhead_jax.dyhead.task import TaskAttention
+from dyhead_jax.dyhead.valid_area import over
 
 Pyramid = list[jax.Array]
 Choice = Callable[..., Any] | str | None  # a module class, its import path, or None ("none") for "switched off"
@@ -51,12 +52,16 @@ class DyHeadBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: Pyramid) -> Pyramid:
-        """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level."""
+    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> Pyramid:
+        """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level.
+
+        valid: (b, h_l, w_l) bool, for those attentions that take it (see `valid_area`).
+        """
         spatial = self._attention("spatial", off=PlainNeighbours)
         scale = self._attention("scale", off=mean_of_candidates)
         task = self._attention("task", off=nn.relu)
-        return [task(scale(candidates)) for candidates in spatial(pyramid)]
+        levels = zip(over(valid, spatial)(pyramid), valid or [None] * len(pyramid), strict=True)
+        return [over(cells, task)(over(cells, scale)(candidates)) for candidates, cells in levels]
 
     def _attention(self, name: str, off: Callable[..., Any]) -> Any:
         choice = {"spatial": self.spatial, "scale": self.scale, "task": self.task}[name]
@@ -82,7 +87,8 @@ class DyHead(nn.Module):
 
     block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
     block with stacked parameters (leading axis num_blocks) in place of num_blocks copies; its input has `features`
-    channels. The other fields are those of `DyHeadBlock`.
+    channels. valid_area: blocks get to know which cells lie on the image, for their statistics; without it padding is
+    part of them, as in the references. The other fields are those of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
@@ -98,14 +104,18 @@ class DyHead(nn.Module):
     implementation: str = "auto"
     remat: bool = False
     scan: bool = False
+    valid_area: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: Pyramid) -> Pyramid:
+    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> Pyramid:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level.
 
+        valid: (b, h_l, w_l) bool for each level, used with `valid_area`; None is everywhere.
         Raises ValueError when `scan` meets other channels than `features`.
         """
+        if not self.valid_area:
+            valid = None
         cls: Any = symbols.load(self.block) if isinstance(self.block, str) else self.block
         if self.remat:
             cls = nn.remat(cls, prevent_cse=not self.scan)
@@ -118,14 +128,14 @@ class DyHead(nn.Module):
         }  # fmt: skip
         if not self.scan or self.num_blocks == 0:
             for i in range(self.num_blocks):
-                pyramid = make(cls, f"block_{i}", **options)(pyramid)
+                pyramid = over(valid, make(cls, f"block_{i}", **options))(pyramid)
             return pyramid
         for level, x in enumerate(pyramid):
             if x.shape[-1] != self.features:
                 raise ValueError(f"scan over blocks: level {level} has {x.shape[-1]} channels, not {self.features}")
         block = make(cls, "blocks", **options)
         scan = nn.scan(
-            lambda module, carry, _: (module(carry), None),
+            lambda module, carry, _: (over(valid, module)(carry), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.num_blocks,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.dyhead.activations import hard_sigmoid
+from dyhead_jax.dyhead.valid_area import pooled
 
 
 class ScaleAttention(nn.Module):
@@ -21,13 +22,11 @@ class ScaleAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, candidates: list[jax.Array]) -> jax.Array:
-        """candidates: maps (b, h, w, c) of one level. Returns (b, h, w, c)."""
+    def __call__(self, candidates: list[jax.Array], valid: jax.Array | None = None) -> jax.Array:
+        """candidates: maps (b, h, w, c) of one level; valid: see `valid_area`. Returns (b, h, w, c)."""
         gate = nn.Dense(1, kernel_init=nn.initializers.normal(0.01), name="gate")
         total: Any = 0.0
         for f in candidates:
-            wide = jnp.promote_types(f.dtype, jnp.float32)
-            pooled = jnp.mean(f.astype(wide), axis=(1, 2))
-            weight = hard_sigmoid(nn.relu(gate(pooled)), self.lineage.split("_")[0])
+            weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage.split("_")[0])
             total = total + weight.astype(f.dtype).reshape(-1, 1, 1, 1) * f
         return total / len(candidates)

@@ -6,10 +6,12 @@ from flax import linen as nn
 
 from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.dyhead.activations import torch_uniform
+from dyhead_jax.dyhead.valid_area import normed
 from dyhead_jax.ops.deform_conv import deform_conv_levels
 from dyhead_jax.ops.resize import upsample_align_corners
 
 TAPS = 9
+Valid = list[jax.Array] | None  # of each level; see `valid_area`
 
 
 class SpatialAttention(nn.Module):
@@ -35,9 +37,9 @@ class SpatialAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: list[jax.Array]) -> list[list[jax.Array]]:
+    def __call__(self, pyramid: list[jax.Array], valid: Valid = None) -> list[list[jax.Array]]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns for each level its candidates, (b, h_l, w_l, features):
-        own, finer (not at the finest), coarser (not at the coarsest).
+        own, finer (not at the finest), coarser (not at the coarsest). valid: the cells that norms are taken over.
 
         Raises ValueError when coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
         """
@@ -45,12 +47,13 @@ class SpatialAttention(nn.Module):
             raise ValueError(f"coarse_offsets is {self.coarse_offsets!r}; it may be {coarse_offsets.CHOICES}")
         check_halving(pyramid)
         offsets, masks = self._predict(pyramid)
-        candidates = [[own] for own in self._deform("mid", pyramid, offsets, masks, stride=1)]
+        candidates = [[own] for own in self._deform("mid", pyramid, offsets, masks, valid, stride=1)]
         if len(pyramid) == 1:
             return candidates
-        for level, low in enumerate(self._deform("low", pyramid[:-1], offsets[1:], masks[1:], stride=2)):
+        finer, coarser = (valid[:-1], valid[1:]) if valid else (None, None)
+        for level, low in enumerate(self._deform("low", pyramid[:-1], offsets[1:], masks[1:], coarser, stride=2)):
             candidates[level + 1].append(low)
-        for level, high in enumerate(self._coarser(pyramid, offsets, masks)):
+        for level, high in enumerate(self._coarser(pyramid, offsets, masks, finer, coarser)):
             candidates[level].append(high)
         return candidates
 
@@ -70,20 +73,21 @@ class SpatialAttention(nn.Module):
             masks.append(nn.sigmoid(out[..., 2 * TAPS :]))
         return offsets, masks
 
-    def _coarser(self, pyramid, offsets, masks) -> list[jax.Array]:
+    def _coarser(self, pyramid, offsets, masks, finer_valid: Valid, coarser_valid: Valid) -> list[jax.Array]:
         """The coarser neighbour's candidate of each level but the coarsest."""
         sizes = [(x.shape[1], x.shape[2]) for x in pyramid]
         if self.coarse_offsets == "upsample_first":
             maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes[:-1], strict=True)]
-            return self._deform("high", maps, offsets[:-1], masks[:-1], stride=1)
+            return self._deform("high", maps, offsets[:-1], masks[:-1], finer_valid, stride=1)
         fitted = [
             coarse_offsets.for_coarser(self.coarse_offsets, offset, mask, size)
             for offset, mask, size in zip(offsets[:-1], masks[:-1], sizes[1:], strict=True)
         ]
-        small = self._deform("high", pyramid[1:], [o for o, _ in fitted], [m for _, m in fitted], stride=1)
+        offsets, masks = [o for o, _ in fitted], [m for _, m in fitted]
+        small = self._deform("high", pyramid[1:], offsets, masks, coarser_valid, stride=1)
         return [upsample_align_corners(x, size) for x, size in zip(small, sizes[:-1], strict=True)]
 
-    def _deform(self, kind: str, maps, offsets, masks, stride: int) -> list[jax.Array]:
+    def _deform(self, kind: str, maps, offsets, masks, valid: Valid, stride: int) -> list[jax.Array]:
         c_in = maps[0].shape[-1]
         kernel = self.param(f"{kind}_kernel", torch_uniform(TAPS * c_in), (3, 3, c_in, self.features))
         bias = self.param(f"{kind}_bias", nn.initializers.zeros, (self.features,)) if self.dcn_bias else None
@@ -95,7 +99,7 @@ class SpatialAttention(nn.Module):
         out = deform_conv_levels(
             maps, offsets, masks, kernel, bias, stride=stride, padding=1, implementation=self.implementation
         )
-        return [norm(x) for x in out]
+        return [normed(norm, x, cells) for x, cells in zip(out, valid or [None] * len(out), strict=True)]
 
 
 class PlainNeighbours(nn.Module):
@@ -110,7 +114,7 @@ class PlainNeighbours(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: list[jax.Array]) -> list[list[jax.Array]]:
+    def __call__(self, pyramid: list[jax.Array], valid: Valid = None) -> list[list[jax.Array]]:
         """As `SpatialAttention.__call__`."""
         check_halving(pyramid)
         init = torch_uniform(TAPS * pyramid[0].shape[-1])
@@ -122,18 +126,20 @@ class PlainNeighbours(nn.Module):
             norm = nn.GroupNorm(
                 self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"{kind}_norm"
             )
-            return lambda x: norm(conv(x))
+            return lambda x, cells: normed(norm, conv(x), cells)
 
         own = branch("mid", 1)
-        candidates = [[own(x)] for x in pyramid]
+        cells = valid or [None] * len(pyramid)
+        candidates = [[own(x, v)] for x, v in zip(pyramid, cells, strict=True)]
         if len(pyramid) == 1:
             return candidates
         sizes = [(x.shape[1], x.shape[2]) for x in pyramid]
         finer, coarser = branch("low", 2), branch("high", 1)
         for level in range(1, len(pyramid)):
-            candidates[level].append(finer(pyramid[level - 1]))
+            candidates[level].append(finer(pyramid[level - 1], cells[level]))
         for level in range(len(pyramid) - 1):
-            candidates[level].append(upsample_align_corners(coarser(pyramid[level + 1]), sizes[level]))
+            small = coarser(pyramid[level + 1], cells[level + 1])
+            candidates[level].append(upsample_align_corners(small, sizes[level]))
         return candidates
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.dyhead.activations import hard_sigmoid, torch_uniform
+from dyhead_jax.dyhead.valid_area import pooled
 
 
 class TaskAttention(nn.Module):
@@ -21,8 +22,8 @@ class TaskAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: (b, h, w, c). Returns the same shape and dtype."""
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        """x: (b, h, w, c); valid: see `valid_area`. Returns the same shape and dtype as x."""
         channels = x.shape[-1]
         hidden = max(channels // self.reduction, 1)
 
@@ -31,8 +32,7 @@ class TaskAttention(nn.Module):
                 return nn.Dense(features, kernel_init=torch_uniform(fan_in), bias_init=torch_uniform(fan_in), name=name)
             return nn.Dense(features, kernel_init=nn.initializers.normal(0.01), name=name)
 
-        pooled = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
-        squeezed = nn.relu(dense(hidden, channels, "squeeze")(pooled))
+        squeezed = nn.relu(dense(hidden, channels, "squeeze")(pooled(x, valid)))
         expanded = dense(4 * channels, hidden, "expand")(squeezed)
         theta = hard_sigmoid(expanded, self.lineage.split("_")[0]) - 0.5
         theta = theta.astype(x.dtype).reshape(-1, 1, 1, 4 * channels)

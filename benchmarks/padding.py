@@ -1,0 +1,71 @@
+"""What padding does to a trained model: AP on larger and larger canvases, over the whole maps and over the image alone.
+
+    python benchmarks/padding.py --workdir=runs/demo --out=benchmarks/results/padding_cpu.md
+
+The images stay as large as short_side and long_side make them; the padding at their right and bottom grows. Statistics
+over the whole map are what the references have; `config.model.dyhead.valid_area` takes them over the image's own cells.
+Both use the same weights: evaluation alone changes, and a model that was trained with padding in its statistics may
+expect it. Images that fill their canvas give the same with both. The workdir is only read.
+"""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+
+from dyhead_jax import command, detectors
+from dyhead_jax.benchmark.timing import machine
+from dyhead_jax.checkpoint import load_for_inference
+from dyhead_jax.data.source import make_source
+from dyhead_jax.evaluate import evaluate_split
+from dyhead_jax.parallel import local_variables, map_detect
+from dyhead_jax.report import write_atomic
+from dyhead_jax.steps import make_detect
+
+SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def main() -> None:
+    parser = command.parser("python benchmarks/padding.py", __doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished training run")
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
+    parser.add_argument(
+        "--grow", type=float, nargs="+", default=[1.0, 1.2, 1.6, 2.0], help="sides of the canvases, times"
+    )
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    options = parser.parse_args()
+    loaded = load_for_inference(options.workdir, options.step)
+    config, variables = loaded.config, local_variables(loaded.variables)
+    split = make_source(config.data, options.workdir).split("val")
+    trained_with = config.model.dyhead.valid_area
+    sizes = " ".join(f"{factor:g}" for factor in options.grow)
+    lines = [
+        f"Command: `python benchmarks/padding.py --workdir=runs/{options.workdir.name} --grow {sizes}`",
+        "",
+        ", ".join(f"{key} {value}" for key, value in machine().items()),
+        "",
+        f"Step {loaded.step}, {len(split)} images of val, short side {max(config.data.short_side)}; trained with"
+        f" `valid_area={trained_with}` on canvases {config.data.canvases}. Evaluation alone changes.",
+        "",
+        "| canvases | valid_area | " + " | ".join(SHOWN) + " | seconds |",
+        "|---|---|" + "---|" * (len(SHOWN) + 1),
+    ]
+    for factor in options.grow:
+        canvases = tuple((round(h * factor), round(w * factor)) for h, w in config.data.canvases)
+        data = dataclasses.replace(config.data, canvases=canvases)
+        for valid_area in (False, True):
+            dyhead = dataclasses.replace(config.model.dyhead, valid_area=valid_area)
+            model = detectors.build(dataclasses.replace(config.model, dyhead=dyhead))
+            start = time.monotonic()
+            metrics, _ = evaluate_split(partial(map_detect(make_detect(model)), variables), split, data)
+            values = " | ".join(f"{metrics[key]:.4f}" for key in SHOWN)
+            shown = ", ".join(f"{h} x {w}" for h, w in canvases)
+            lines.append(f"| {shown} | {valid_area} | {values} | {time.monotonic() - start:.0f} |")
+            print(lines[-1], flush=True)
+            if options.out is not None:  # after every row: an interrupted run leaves what it has
+                write_atomic(options.out, ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    command.run(main)
