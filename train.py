@@ -79,7 +79,7 @@ def train(config: Config, folder: Path) -> None:
     stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
     jax.config.update("jax_debug_nans", run.debug_nans)
-    devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate)
+    devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate, run.shard_state)
     with distributed.first_before_others():
         train_split, val_split = open_data(config, folder)
         if first:

@@ -4,12 +4,13 @@
     jit      one program over a mesh sees the whole batch; XLA splits it and inserts the same averages
     single   one device, whatever else there is
 
-All three hold the same whole state on every device and give the same update. In the jit form the step needs no axis and
+All three give the same update, and hold the same whole state on every device, but for the jit form when it is told to
+divide the state over a second axis (ZeRO: Rajbhandari et al. 2020). In the jit form the step needs no axis and
 no `shard_map`, whose default would sum the gradients of replicated parameters a second time.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -19,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dyhead_jax.steps import TrainStep
 from dyhead_jax.types import Detections
 
-AXIS = "batch"
+AXIS, STATE_AXIS = "batch", "state"
 T = TypeVar("T")
 
 
@@ -108,50 +109,76 @@ class Pmap:
 
 
 class Jit:
-    """`jax.jit` over a one-dimensional mesh of all devices: state replicated, batch sharded by images."""
+    """`jax.jit` over a mesh of all devices: batch sharded by images, state replicated or divided.
+
+    The mesh has n / shard_state x shard_state devices; the images go over both axes, each array of the state over the
+    second one, along its longest axis that divides. Arrays without one are replicated.
+    """
 
     axis_name: str | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Sequence[Any] | None = None, shard_state: int = 1) -> None:
+        """devices: all of them, or those of another machine, for which `train_step(...).lower` can compile."""
         # By processes, so that each one's rows lie together; jax.make_mesh may mix them for the network's sake.
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-        self.device_count = len(devices)
-        self.mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+        devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+        self.device_count, self.shard_state = len(devices), shard_state
+        grid = np.array(devices).reshape(-1, shard_state)
+        self.mesh = Mesh(grid, (AXIS, STATE_AXIS), axis_types=(AxisType.Auto, AxisType.Auto))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.sharded = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self.sharded = NamedSharding(self.mesh, PartitionSpec((AXIS, STATE_AXIS)))
+
+    def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Of an array of the state."""
+        fitting = [axis for axis, size in enumerate(shape) if size and size % self.shard_state == 0]
+        if self.shard_state == 1 or not fitting:
+            return self.replicated
+        axis = max(fitting, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, STATE_AXIS))
 
     def replicate(self, tree: Any) -> Any:
         def place(x: Any) -> jax.Array:
-            return jax.make_array_from_process_local_data(self.replicated, np.array(x))
+            x = np.array(x)
+            return jax.make_array_from_callback(x.shape, self.state_sharding(x.shape), lambda index: x[index])
 
         return jax.tree.map(place, tree)
 
     def unreplicate(self, tree: Any) -> Any:
+        if self.shard_state > 1:
+            tree = jax.jit(lambda x: x, out_shardings=self.replicated)(tree)
         return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
 
     def put(self, batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharded, np.asarray(x)), batch)
 
     def train_step(self, step: TrainStep) -> TrainStep:
-        return jax.jit(
-            step,
-            in_shardings=(self.replicated, self.sharded),
-            out_shardings=self.replicated,
-            donate_argnums=0,
-        )
+        if self.shard_state == 1:
+            shardings = {"in_shardings": (self.replicated, self.sharded), "out_shardings": self.replicated}
+            return jax.jit(step, **shardings, donate_argnums=0)
+
+        def divided(state: Any, batch: Any) -> Any:
+            state, metrics = step(state, batch)
+            constrain = lambda x: jax.lax.with_sharding_constraint(x, self.state_sharding(x.shape))  # noqa: E731
+            return jax.tree.map(constrain, (state, metrics))
+
+        return jax.jit(divided, donate_argnums=0)
 
 
-def make(kind: str, batch_size: int, accumulate: int = 1) -> Parallel:
+def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) -> Parallel:
     """The form that config.run.parallel names, for a batch of `batch_size` images over all devices.
 
-    Raises ParallelError when the batch does not divide by devices and micro-batches.
+    Raises ParallelError when the batch does not divide by devices and micro-batches, or the devices by `shard_state`.
     """
     kinds: dict[str, Callable[[], Parallel]] = {"pmap": Pmap, "jit": Jit, "single": Single}
     if kind not in kinds:
         raise ParallelError(f"config.run.parallel is {kind!r}; it may be {', '.join(map(repr, kinds))}")
     if kind == "single" and jax.process_count() > 1:
         raise ParallelError(f"config.run.parallel is 'single', but there are {jax.process_count()} processes")
-    parallel = kinds[kind]()
+    if shard_state > 1 and (kind != "jit" or jax.device_count() % shard_state):
+        raise ParallelError(
+            f"config.run.shard_state is {shard_state}; that needs config.run.parallel='jit' (it is {kind!r})"
+            f" and a multiple of so many devices (there are {jax.device_count()})"
+        )
+    parallel = Jit(shard_state=shard_state) if kind == "jit" else kinds[kind]()
     devices = parallel.device_count
     if batch_size % (devices * accumulate):
         micro = f" times config.optim.accumulate={accumulate}" if accumulate > 1 else ""

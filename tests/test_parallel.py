@@ -23,8 +23,8 @@ def variables():
     )
 
 
-def run(kind, variables, *, accumulate=1, batch_norm=True, count=3, size=16):
-    devices = parallel.make(kind, size, accumulate)
+def run(kind, variables, *, accumulate=1, batch_norm=True, count=3, size=16, shard_state=1):
+    devices = parallel.make(kind, size, accumulate, shard_state)
     model = TinyDetector(axis_name=devices.axis_name, batch_norm=batch_norm)
     optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
     state = devices.replicate(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
@@ -45,10 +45,10 @@ def single(variables):
     return run("single", variables)
 
 
-@pytest.mark.parametrize("kind", ["pmap", "jit"])
-def test_the_update_is_that_of_one_device(kind, variables, single):
+@pytest.mark.parametrize(("kind", "shard_state"), [("pmap", 1), ("jit", 1), ("jit", 4)])
+def test_the_update_is_that_of_one_device(kind, shard_state, variables, single):
     assert jax.device_count() == 8
-    state, history = run(kind, variables)
+    state, history = run(kind, variables, shard_state=shard_state)
     assert max_relative_difference(state.params, single[0].params) < 1e-5
     assert max_relative_difference(state.batch_stats, single[0].batch_stats) < 1e-5
     assert max_relative_difference(state.average, single[0].average) < 1e-5
@@ -139,7 +139,24 @@ def test_a_batch_that_does_not_divide_is_named():
         parallel.make("jit", 16, 4)
     with pytest.raises(parallel.ParallelError, match=r"config\.run\.parallel"):
         parallel.make("shards", 16)
+    for kind, shard_state in (("pmap", 2), ("jit", 3)):
+        with pytest.raises(parallel.ParallelError, match=rf"config\.run\.shard_state is {shard_state}; that needs"):
+            parallel.make(kind, 16, 1, shard_state)
     parallel.make("single", 12)
+
+
+def test_a_divided_state_stays_divided(variables):
+    devices = parallel.make("jit", 8, 1, 4)
+    model = TinyDetector()
+    optimizer = optim.make_optimizer(OPTIM, 10)
+    state = devices.replicate(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
+    step = devices.train_step(steps.make_train_step(model, optimizer, optim.make_schedule(OPTIM, 10), ema=OPTIM.ema))
+    after, _ = step(state, devices.put(make_batch(8)))
+    for leaf in jax.tree.leaves(after):
+        fits = any(size and size % 4 == 0 for size in leaf.shape)
+        held = sum(shard.data.size for shard in leaf.addressable_shards)
+        assert held == leaf.size * (2 if fits else 8)  # 2 x 4 devices: two copies of each quarter
+    assert any(leaf.size > 4 and not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(after))
 
 
 @pytest.mark.parametrize("kind", ["pmap", "jit", "single"])

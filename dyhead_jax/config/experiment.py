@@ -55,6 +55,7 @@ class RunConfig:
     max_to_keep: int = 3  # checkpoints besides the best
     log_every: int = 50
     parallel: str = "pmap"  # "pmap", "jit" (over a mesh) or "single"
+    shard_state: int = 1  # "jit": devices that parameters, optimiser state and average are divided over; 1 is whole
     tensorboard: bool = False  # needs the extra `tensorboard`
     figure_images: int = 9  # held-out images drawn after each evaluation
     compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" is none

@@ -68,6 +68,7 @@ def validate(config: Config) -> None:
         ("run.log_every", run.log_every),
         ("run.checkpoint_every", run.checkpoint_every),
         ("run.max_to_keep", run.max_to_keep),
+        ("run.shard_state", run.shard_state),
         ("evaluation.max_detections", config.evaluation.max_detections),
     ]
     for name, value in positive:
