@@ -1,4 +1,5 @@
-"""Two processes with four devices each do what one process with eight does, stop together and end together."""
+"""Two processes with four devices each do what one process with eight does, stop together and end together; devices may
+come and go; any number of processes finds the same AP."""
 
 import json
 import os
@@ -16,8 +17,9 @@ import pytest
 import train
 from dyhead_jax import checkpoint, command, detectors, distributed, flags, optim, steps
 from dyhead_jax.config import Config, load_file
-from tests import distributed_run
+from tests import distributed_evaluate, distributed_run
 from tests.data.folders import write_split
+from tests.test_evaluate import Squares
 from tests.tiny_detector import CANVAS, TinyDetector, leaves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +89,7 @@ class Runs:
             write_split(folder / "data", name, [(8, 8)] * count, boxes)
         self.config = folder / "tiny.py"
         self.config.write_text(CONFIG.format(root=str(folder / "data"), steps=STEPS))
-        self.environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+        self.environment = dict(os.environ)
         for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):
             self.environment.pop(name, None)
 
@@ -101,27 +103,34 @@ class Runs:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def pair(self, folder: Path, *arguments: str, seconds: float = 0.0) -> "Pair":
+    def pair(self, folder: Path, *arguments: str, seconds: float = 0.0) -> "Processes":
+        return self.start(2, 4, [str(seconds), f"--config={self.config}", f"--workdir={folder}", *arguments])
+
+    def single(self, devices: int, folder: Path, *arguments: str, seconds: float = 0.0) -> "Processes":
+        """One process of its own."""
+        return self.start(1, devices, [str(seconds), f"--config={self.config}", f"--workdir={folder}", *arguments])
+
+    def start(self, count: int, devices: int, arguments: list[str], module: str = "distributed_run") -> "Processes":
+        """`count` processes of tests.`module`, each with so many devices."""
+        environment = self.environment | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        return Processes(count, [sys.executable, "-um", f"tests.{module}", *arguments], environment)
+
+
+class Processes:
+    def __init__(self, count: int, program: list[str], environment: dict[str, str]):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        program = [sys.executable, "-um", "tests.distributed_run", str(seconds), f"--config={self.config}"]
-        program += [f"--workdir={folder}", f"--coordinator={address}", "--num_processes=2", *arguments]
-        return Pair(program, self.environment)
-
-
-class Pair:
-    def __init__(self, program: list[str], environment: dict[str, str]):
+            together = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", f"--num_processes={count}"]
         self.processes = [
             subprocess.Popen(
-                [*program, f"--process_id={i}"],
+                [*program, *together, f"--process_id={i}"] if count > 1 else program,
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for i in range(2)
+            for i in range(count)
         ]
         self.read = ""  # of process 0's output
 
@@ -172,12 +181,36 @@ def state(folder: Path) -> dict[str, np.ndarray]:
     return leaves(found)
 
 
-def test_two_processes_are_one_whatever_befalls_them(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(detectors, "build", detectors.build)
-    distributed_run.tiny()
-    runs.alone(tmp_path / "one")
+@pytest.fixture(scope="module")
+def one(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing befell."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detectors, "build", detectors.build)
+        distributed_run.tiny()
+        runs.alone(folder)
+    return folder
+
+
+def assert_same_run(folder: Path, one: Path) -> None:
+    """Every line of metrics and the last state, as far as the order of sums on devices allows. Losses of the same steps
+    agree only where batches have the same images in them."""
+    ours, wanted = rows(folder), rows(one)
+    assert ours.keys() == wanted.keys()
+    for key, row in wanted.items():
+        for name, value in row.items():
+            if name in ("train/images_per_second", "train/input_wait"):
+                continue
+            if name.startswith("eval/"):
+                assert ours[key][name] == value, (key, name)
+            else:
+                np.testing.assert_allclose(ours[key][name], value, rtol=1e-6 if "loss" in name else 1e-5, err_msg=name)
+    found = state(folder)
+    for name, value in state(one).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_two_processes_are_one_whatever_befalls_them(runs: Runs, one: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
 
     killed = runs.pair(folder, seconds=0.1)
@@ -210,19 +243,43 @@ def test_two_processes_are_one_whatever_befalls_them(
     assert out.splitlines()[-1].startswith("AP ")
     assert "step" not in silent  # process 0 alone speaks; Gloo does, too
 
-    ours, wanted = rows(folder), rows(tmp_path / "one")
-    assert ours.keys() == wanted.keys()
-    for key, row in wanted.items():
-        for name, value in row.items():
-            if name in ("train/images_per_second", "train/input_wait"):
-                continue
-            if name.startswith("eval/"):
-                assert ours[key][name] == value, (key, name)
-            else:
-                np.testing.assert_allclose(ours[key][name], value, rtol=1e-6 if "loss" in name else 1e-5, err_msg=name)
-    found = state(folder)
-    for name, value in state(tmp_path / "one").items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert_same_run(folder, one)
+
+
+def test_a_run_goes_on_with_fewer_and_more_devices(runs: Runs, one: Path, tmp_path: Path) -> None:
+    saved = 0
+    for devices, parallel, last in ((8, "jit", 4), (2, "pmap", 14)):
+        stopped = runs.single(devices, tmp_path, f"--config.run.parallel={parallel}", seconds=0.1)
+        stopped.wait_for(f"step {last}/")
+        stopped.processes[0].send_signal(signal.SIGTERM)
+        [(code, out, error)] = stopped.end()
+        assert code == 0, error
+        assert f"{parallel} on {devices} x" in out
+        assert saved == 0 or f"going on from step {saved}" in out
+        saved = int(next(line for line in out.splitlines() if line.startswith("stopped")).split()[3].rstrip(","))
+        assert last < saved < STEPS
+    [(code, out, error)] = runs.single(8, tmp_path).end()
+    assert code == 0, error
+    assert f"going on from step {saved}" in out
+    assert_same_run(tmp_path, one)
+
+
+def test_one_two_and_three_processes_find_the_same_ap(runs: Runs, tmp_path: Path) -> None:
+    found = []
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for code, _, error in runs.start(count, 1, [str(folder)], "distributed_evaluate").end():
+            assert code == 0, error
+        parts = [json.loads((folder / f"{i}.json").read_text()) for i in range(count)]
+        assert [part["processes"] for part in parts] == [count] * count
+        assert all(part["seen"] for part in parts)
+        seen = [image_id for part in parts for image_id in part["seen"]]
+        assert sorted(seen) == sorted(Squares(distributed_evaluate.IMAGES).image_ids)
+        found += [(part["metrics"], part["results"]) for part in parts]
+    assert 0.1 < found[0][0]["AP"] < 0.9
+    assert len(found[0][1]) == distributed_evaluate.IMAGES
+    assert all(one == found[0] for one in found[1:])
 
 
 def test_an_error_of_one_ends_the_other(runs: Runs, tmp_path: Path) -> None:
