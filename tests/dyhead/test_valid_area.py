@@ -9,7 +9,7 @@ from flax import linen as nn
 from dyhead_jax import detectors
 from dyhead_jax.config import DyHeadConfig, EfficientNetLiteConfig, FPNConfig, ModelConfig, ResNetConfig, SwinConfig
 from dyhead_jax.detectors.detector import Detector
-from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention
+from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention, spatial
 from dyhead_jax.dyhead.head import mean_of_candidates
 from dyhead_jax.dyhead.spatial import PlainNeighbours
 from dyhead_jax.dyhead.valid_area import over, valid_cells
@@ -81,17 +81,19 @@ def test_norms_of_spatial_are_those_of_the_map_without_padding(module):
 
 
 @pytest.mark.parametrize("coarse_offsets", ["flat", "upsample_first"])
-def test_norms_of_the_coarser_neighbour_are_taken_over_the_image(coarse_offsets):
-    """Zero mean and unit variance over the valid cells of the map that is normalised: seen at levels that are not
-    upsampled, and through `upsample_first` at the finer level itself."""
-    module = SpatialAttention(C, coarse_offsets, 2)
-    maps = pyramid("noise")
-    variables = jax.jit(module.init)(jax.random.key(1), maps)  # norms are 1 and 0
-    found = jax.jit(module.apply)(variables, maps, valid())
+def test_norms_of_the_coarser_neighbour_are_taken_over_the_image(coarse_offsets, monkeypatch):
+    """Every map that is normalised has mean 0 and variance 1 over the cells on the image; "flat" is seen before it is
+    upsampled."""
     if coarse_offsets == "flat":
-        chosen = [(found[0][0], valid()[0]), (found[1][1], valid()[1]), (found[2][1], valid()[2])]
-    else:
-        chosen = [(found[0][1], valid()[0]), (found[1][2], valid()[1])]
+        monkeypatch.setattr(spatial, "upsample_align_corners", lambda x, size: x)
+    module = SpatialAttention(C, coarse_offsets, 2)
+    maps, masks = pyramid("noise"), valid()
+    variables = jax.jit(module.init)(jax.random.key(1), maps)  # norms are 1 and 0
+    found = jax.jit(module.apply)(variables, maps, masks)
+    chosen = [(found[level][0], masks[level]) for level in range(3)]
+    chosen += [(found[level][1], masks[level]) for level in (1, 2)]
+    coarser = 1 if coarse_offsets == "flat" else 0
+    chosen += [(found[level][-1], masks[level + coarser]) for level in (0, 1)]
     for x, mask in chosen:
         for image in range(2):
             groups = np.asarray(x[image])[np.asarray(mask[image])].reshape(-1, 2, C // 2)
