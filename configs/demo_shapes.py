@@ -57,5 +57,5 @@ def get_config() -> Config:
             clip_norm=10.0,
             ema=0.99,
         ),
-        run=RunConfig(steps=500, eval_every=250, checkpoint_every=250, log_every=20),
+        run=RunConfig(steps=480, eval_every=0, checkpoint_every=240, log_every=20),
     )
