@@ -10,14 +10,14 @@ import sys
 
 from dyhead_jax import command
 
-COMMANDS = ("op", "block", "head", "train", "infer", "cost")
+COMMANDS = ("op", "block", "head", "train", "infer", "cost", "tpu-compile", "tpu-forms")
 
 
 def main() -> int | None:
     parser = command.parser("python -m dyhead_jax.benchmark", "What a model costs; each command has its own --help.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"dyhead_jax.benchmark.{name}")
+        module = importlib.import_module(f"dyhead_jax.benchmark.{name.replace('-', '_')}")
         text = module.__doc__ or ""
         sub = commands.add_parser(
             name,

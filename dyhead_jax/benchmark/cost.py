@@ -82,7 +82,7 @@ def multiply_adds(program: ClosedJaxpr, parts: Any) -> Counter[str]:
                 counts[here or "other"] += times * _products(eqn) if all(depends) else 0
                 continue
             loop = kind in ("scan", "while")
-            for inner in _inner(eqn):
+            for inner in inner_jaxprs(eqn):
                 count = len(inner.invars)
                 known = not loop and count <= len(depends)
                 often = times * (eqn.params["length"] if kind == "scan" else 1)
@@ -102,7 +102,8 @@ def _products(eqn: Any) -> int:
     return outputs * math.prod(right) // right[eqn.params["dimension_numbers"].rhs_spec[0]]
 
 
-def _inner(eqn: Any) -> Iterator[Jaxpr]:
+def inner_jaxprs(eqn: Any) -> Iterator[Jaxpr]:
+    """The programs that an operation of a traced one runs: a loop's body, a function that was called."""
     for value in eqn.params.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(one, ClosedJaxpr):

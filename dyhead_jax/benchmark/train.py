@@ -7,6 +7,7 @@ The yardstick is a plain 3x3 convolution of the finest level of the pyramid.
 """
 
 import argparse
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -30,17 +31,22 @@ def run(options: argparse.Namespace) -> None:
 
 def program(name: str, config: Config) -> Program:
     """The step of the config's batch on one device."""
+    step, first = parts(config)
+    return compiled(name, step, jax.jit(first)(), random_batch(config))
+
+
+def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainState]]:
+    """The step that sees the whole batch, and the function that makes the state before the first one."""
     model = detectors.build(config.model)
     optimizer = optim.make_optimizer(config.optim, config.run.steps)
     schedule = optim.make_schedule(config.optim, config.run.steps)
     step = steps.make_train_step(model, optimizer, schedule, accumulate=config.optim.accumulate, ema=config.optim.ema)
 
-    @jax.jit
     def first() -> steps.TrainState:
         variables = steps.init_variables(model, jax.random.key(0), (64, 64))
         return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
 
-    return compiled(name, step, first(), random_batch(config))
+    return step, first
 
 
 def finish(what: str, programs: list[Program], config: Config, options: argparse.Namespace) -> None:

@@ -1,11 +1,13 @@
 """The loop over a kernel's taps, and its gradient, for any way of reading samples.
 
 A form is a module with four functions: `prepare` makes one array of all maps, `read` blends the samples of a tap,
-`pull` is the gradient of `read`, `restore` the transpose of `prepare`. Nothing of size taps x samples x channels is
-ever stored: the backward pass reads every sample again and adds into the table in float32.
+`pull` is the gradient of `read`, `restore` the transpose of `prepare`. The array is (b, g, rows, ...), its gradient
+(b, g, rows, all others as one). Nothing of size taps x samples x channels is ever stored: the backward pass reads every
+sample again and adds into the gradient in float32.
 """
 
 import functools
+import math
 from types import ModuleType
 
 import jax
@@ -57,7 +59,7 @@ def _backward(form, layouts, groups, deform_groups, residuals, g):
         d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype)).astype(kernel.dtype)
         return d_table, (d_y, d_x, None if mask is None else d_mask, d_matrix)
 
-    zero = _zeros(table, table.shape, wide)
+    zero = _zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide)
     d_table, (d_y, d_x, d_mask, d_kernel) = jax.lax.scan(tap, zero, (y, x, mask, kernel))
     return FORMS[form].restore(layouts, d_table, maps), d_y, d_x, d_mask, d_kernel
 
@@ -92,5 +94,5 @@ def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
 
 def _zeros(table: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
     """Zeros that vary over devices as the table does, which a loop's carry inside shard_map must."""
-    zero = jnp.where(table[:1, :1, :1, :1] > 0, 0, 0).astype(dtype)
+    zero = jnp.where(table[(slice(1),) * table.ndim] > 0, 0, 0).astype(dtype)
     return jnp.broadcast_to(zero.reshape((1,) * len(shape)), shape)

@@ -1,0 +1,148 @@
+"""What an optimised program says about itself: instructions, their bytes, and how often they run.
+
+It reads the text of `compiled.as_text()`: computations one after the other, an instruction a line. An instruction of a
+loop's body runs as often as the loop, where the compiler wrote that down or the loop's condition compares a counter
+with a constant, as those of `jax.lax.scan` do; a loop of unknown length counts once. Bytes are those of the elements,
+without what layouts add.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+# of an element; of types that are not here (tokens, opaque) nothing is counted
+_BYTES = {"pred": 1, "s4": 1, "u4": 1, "f8": 1, "bf16": 2, "c64": 8, "c128": 16}
+_BYTES |= {f"{kind}{8 * size}": size for kind in "suf" for size in (1, 2, 4, 8)}
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """computation: the name of the one it stands in; kind: the opcode, of an asynchronous pair that of the start
+    without its "-start"; shape: of the result, as written; text: the whole line."""
+
+    computation: str
+    name: str
+    kind: str
+    shape: str
+    text: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result. Starts of asynchronous ones that hold their operand beside it: of the result alone."""
+        parts = [math.prod(map(int, dims)) * each for each, dims in _arrays(self.shape)]
+        paired = re.search(r" (all-gather|collective-permute)-start\(", self.text)
+        return parts[1] if paired else sum(parts)
+
+    @property
+    def op_name(self) -> str:
+        """Where in the Python program it comes from, "" where the compiler made it."""
+        match = re.search(r'op_name="([^"]*)"', self.text)
+        return match[1] if match else ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """All instructions, and the name of the computation that is run."""
+
+    instructions: tuple[Instruction, ...]
+    entry: str
+
+    @cached_property
+    def times(self) -> dict[str, int]:
+        """How often each computation runs in one run of the program."""
+        callers: dict[str, list[tuple[str, int]]] = {}
+        for instruction in self.instructions:
+            count = self._length(instruction) if instruction.kind == "while" else 1
+            for callee in _callees(instruction.text):
+                callers.setdefault(callee, []).append((instruction.computation, count))
+        found = {self.entry: 1}
+
+        def often(name: str) -> int:
+            if name not in found:
+                found[name] = sum(often(caller) * count for caller, count in callers.get(name, ()))
+            return found[name]
+
+        return {instruction.computation: often(instruction.computation) for instruction in self.instructions}
+
+    def of_kind(self, *kinds: str) -> Iterator[tuple[Instruction, int]]:
+        """The instructions with one of these opcodes, and how often each one runs."""
+        for instruction in self.instructions:
+            if instruction.kind in kinds:
+                yield instruction, self.times[instruction.computation]
+
+    def _length(self, loop: Instruction) -> int:
+        """Rounds of a loop where the compiler wrote them down or the condition is `counter < constant`, otherwise 1."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
+        if known:
+            return int(known[1])
+        match = re.search(r"condition=%?([\w.\-]+)", loop.text)
+        inside = [i for i in self.instructions if match and i.computation == match[1]]
+        constants = {i.name: int(m[1]) for i in inside if (m := re.search(r"\bconstant\((\d+)\)", i.text))}
+        for i in inside:
+            compared = re.search(r"compare\(([^)]*)\), direction=LT", i.text)
+            if compared:
+                return next(
+                    (constants[name] for name in re.findall(r"%?([\w.\-]+)", compared[1]) if name in constants), 1
+                )
+        return 1
+
+
+def parse(text: str) -> Module:
+    """The module of `compiled.as_text()`. Raises ValueError where there is no entry computation."""
+    instructions, entry, computation = [], None, ""
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if head:
+            computation = head[2]
+            entry = computation if head[1] else entry
+            continue
+        match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$", line)
+        if match is None or not computation:
+            continue
+        shape = _shape(match[2])
+        opcode = re.match(r" ([\w\-]+)\(", match[2][len(shape) :])
+        if opcode and not opcode[1].endswith(("-done", "-update")):
+            kind = opcode[1].removesuffix("-start")
+            instructions.append(Instruction(computation, match[1], kind, shape, line.strip()))
+    if entry is None:
+        raise ValueError("the text has no ENTRY computation: it is not an HLO module")
+    return Module(tuple(instructions), entry)
+
+
+def _shape(text: str) -> str:
+    """The type at the beginning of `text`: up to a blank, or the whole of a tuple."""
+    if not text.startswith("("):
+        return text.partition(" ")[0]
+    depth = 0
+    for end, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[: end + 1]
+    raise ValueError(f"a bracket does not close in {text[:80]!r}")
+
+
+def _arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
+    """Bytes of an element and the sizes of the axes of each array of a type."""
+    for kind, dims in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
+        each = _BYTES.get(kind, 1 if kind.startswith("f8") else 0)
+        yield each, [size for size in dims.split(",") if size]
+
+
+def _callees(text: str) -> list[str]:
+    """Names of the computations that an instruction runs. Reducers and comparators, which do no work of their own to
+    speak of, are among them."""
+    names = re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", text)
+    for group in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", text):
+        names += re.findall(r"%?([\w.\-]+)", group)
+    return names
