@@ -178,7 +178,9 @@ def choice_lines(found: dict[tuple[int, int], dict[str, Estimate]]) -> list[str]
     """What the table of convolutions says about `choice.py`."""
     times = {size: {form: e.both[0] for form, e in of.items()} for size, of in found.items()}
     largest = times[max(times, key=math.prod)]
-    large = min(largest, key=lambda form: largest[form])
+    large = min(largest.keys() - {"hat"}, key=lambda form: largest[form], default="")
+    if not large:
+        return ["No lines for `choice.py`: only `hat` was asked for."]
     both = {math.prod(size): of["hat"] / of[large] for size, of in times.items() if {"hat", large} <= of.keys()}
     return [f"For `choice.py`: `HAT_PIXELS` {crossing(both)}, `LARGE` {large!r} (fastest with gradients)."]
 
