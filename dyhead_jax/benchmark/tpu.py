@@ -59,7 +59,7 @@ class Compiled:
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
-def devices(topology: str) -> list[jax.Device]:
+def devices(topology: str) -> list[Any]:
     """The chips of a topology such as "v5e:16x16", in the order of their hosts. Raises UsageError where libtpu is not
     installed or does not know it."""
     if importlib.util.find_spec("libtpu") is None:

@@ -60,7 +60,7 @@ def for_chips(config: Config, chips: int, images: int, size: tuple[int, int] | N
     return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, dyhead=dyhead))
 
 
-def report(topology: str, config: Config, chips: list[jax.Device]) -> dict[str, Any]:
+def report(topology: str, config: Config, chips: list[Any]) -> dict[str, Any]:
     """Everything that is printed, bytes and seconds."""
     step, first = train.parts(config)
     placed = parallel.Jit(chips, config.run.shard_state)

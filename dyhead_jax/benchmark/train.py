@@ -8,6 +8,7 @@ The yardstick is a plain 3x3 convolution of the finest level of the pyramid.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,11 +75,12 @@ def random_batch(config: Config) -> Batch:
     corner = rng.uniform(0, 0.5, (b, m, 2))
     side = rng.uniform(0.05, 0.5, (b, m, 2))
     boxes = (np.concatenate([corner, corner + side], -1) * np.array([w, h, w, h])).astype(np.float32)
-    truth = GroundTruth(
-        boxes=boxes,
-        labels=rng.integers(0, config.model.num_classes, (b, m)).astype(np.int32),
-        mask=np.broadcast_to(np.arange(m) < BOXES, (b, m)),
-        crowd=np.zeros((b, m), bool),
-        sizes=np.full((b, 2), (h, w), np.int32),
-    )
-    return jax.device_put(Batch(rng.integers(0, 256, (b, h, w, 3), dtype=np.uint8), truth))
+    truth: dict[str, Any] = {
+        "boxes": boxes,
+        "labels": rng.integers(0, config.model.num_classes, (b, m)).astype(np.int32),
+        "mask": np.broadcast_to(np.arange(m) < BOXES, (b, m)),
+        "crowd": np.zeros((b, m), bool),
+        "sizes": np.full((b, 2), (h, w), np.int32),
+    }
+    images: Any = rng.integers(0, 256, (b, h, w, 3), dtype=np.uint8)
+    return jax.device_put(Batch(images, GroundTruth(**truth)))

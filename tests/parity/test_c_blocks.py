@@ -1,6 +1,6 @@
 """Golden cases C: one, two and six DyHead blocks of both lineages, forward and gradients, every implementation.
 
-Several blocks are one compiled block scanned, for the compiler's sake, but for "auto", which is a block after the other.
+Several blocks are one compiled block scanned, for the compiler's sake; with "auto" they come one after the other.
 """
 
 import jax

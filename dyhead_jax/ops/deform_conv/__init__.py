@@ -90,7 +90,8 @@ def deform_conv_levels(
     results: dict[int, jax.Array] = {}
     for form in dict.fromkeys(forms):
         chosen = [level for level, name in enumerate(forms) if name == form]
-        layouts = geometry.layouts_of([maps[i] for i in chosen], [offsets[i].shape[1:3] for i in chosen])
+        outputs = [(offsets[i].shape[1], offsets[i].shape[2]) for i in chosen]
+        layouts = geometry.layouts_of([maps[i] for i in chosen], outputs)
         y, x_ = geometry.points(
             layouts, [offsets[i] for i in chosen], kernel.shape[:2], stride, padding, dilation, deform_groups
         )
