@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 def program(name: str, config: Config) -> Program:
     """The step of the config's batch on one device."""
     step, first = parts(config)
-    return compiled(name, step, jax.jit(first)(), random_batch(config))
+    return compiled(name, step, steps.jit_once(first)(), random_batch(config))
 
 
 def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainState]]:
