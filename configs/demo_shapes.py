@@ -30,7 +30,7 @@ def get_config() -> Config:
             pixel_mean=(127.0, 127.0, 127.0),  # as Lite0 was trained
             pixel_std=(128.0, 128.0, 128.0),
             pretrained="efficientnet-lite0",
-            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=1),
+            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
             dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
             head=ATSSConfig(kernel=3),
