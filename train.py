@@ -117,13 +117,13 @@ def train(config: Config, folder: Path) -> None:
             start_step=start,
         )
         stack.enter_context(closing(batches))
+        initial = partial(steps.create_state, single, optimizer, ema=config.optim.ema)
         if latest is not None:
-            abstract = jax.eval_shape(lambda: new_state(config, single, optimizer, first_variables(config, single)))
-            state, _ = checkpoints.restore(start, abstract, batches)
+            random = partial(steps.init_variables, single, jax.random.key(config.seed), config.data.canvases[0])
+            state, _ = checkpoints.restore(start, jax.eval_shape(lambda: initial(random())), batches)
             print(f"going on from step {start}")
         else:
-            variables = with_pretrained(config, steps.jit_once(partial(first_variables, config, single))())
-            state = steps.jit_once(partial(new_state, config, single, optimizer))(variables)
+            state = steps.jit_once(initial)(first_variables(config, single))
         describe(state, single, devices, config)
         state = devices.replicate(state)
         metrics = None  # process 0 alone has them
@@ -238,21 +238,14 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
 
 
 def first_variables(config: Config, model: Any) -> dict[str, Any]:
-    """Random weights from the seed."""
-    return steps.init_variables(model, jax.random.key(config.seed), config.data.canvases[0])
-
-
-def with_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables with the backbone's weights that config.model.pretrained names."""
-    if not config.model.pretrained:
-        return variables
-    here = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
-    loaded = pretrained.backbone(config.model.pretrained, here)
-    return {name: tree | {"backbone": loaded[name]} if name in here else tree for name, tree in variables.items()}
-
-
-def new_state(config: Config, model: Any, optimizer: Any, variables: dict[str, Any]) -> steps.TrainState:
-    return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
+    """Random weights from the seed, but for the backbone that config.model.pretrained names."""
+    random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
+    given = {}
+    if config.model.pretrained:
+        shapes = {name: tree["backbone"] for name, tree in jax.eval_shape(random).items() if "backbone" in tree}
+        loaded = pretrained.backbone(config.model.pretrained, shapes)
+        given = {name: {"backbone": tree} for name, tree in loaded.items()}
+    return steps.jit_once(random)(given=given)
 
 
 def describe(state: steps.TrainState, model: Any, devices: parallel.Parallel, config: Config) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from dyhead_jax import layouts, state_dict, weights_file
 from dyhead_jax.backbones import efficientnet_lite
@@ -20,7 +21,8 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     name: "efficientnet-lite0", or a file of weights (`weights_file.read`) with a ResNet, ResNeXt or Swin Transformer
     among them, in any of the layouts `layouts.BACKBONES` and below any prefix: a backbone of its own or that of a whole
     detector. shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`; every one of them
-    must be filled, but for Swin's norms of the maps, which no classifier has: they stay as they are.
+    must be filled, but for Swin's norms of the maps, which no classifier has: they stay the arrays that they are, and
+    are left out where they are none.
     Raises PretrainedError, WeightsFileError, TorchFileError or NamesError, one line each, where the weights are absent
     or do not fit.
     """
@@ -33,9 +35,12 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     arrays, _ = weights_file.read(name)
     try:
         found = layouts.find_backbone(arrays)
-        return state_dict.load(found.table, below(arrays, found.prefix), shapes)
+        tree = state_dict.match(found.table, below(arrays, found.prefix), shapes).variables
     except (layouts.LayoutError, state_dict.NamesError) as error:
         raise PretrainedError(f"{name}: {error}") from error
+    leaves = traverse_util.flatten_dict(tree)
+    known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+    return traverse_util.unflatten_dict(known)
 
 
 def below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

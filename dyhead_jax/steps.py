@@ -50,15 +50,19 @@ def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=options)
 
 
-def init_variables(model: Any, key: jax.Array, canvas: tuple[int, int]) -> dict[str, Any]:
+def init_variables(
+    model: Any, key: jax.Array, canvas: tuple[int, int], given: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """{"params", "batch_stats"} of a detector with random weights; batch_stats is {} where it has none.
 
-    canvas: (height, width) of some image; the weights do not depend on it. To be called inside `jit_once` or
-    `jax.eval_shape`.
+    canvas: (height, width) of some image; the weights do not depend on it. given: a part of the same tree, to be kept.
+    To be called inside `jit_once` or `jax.eval_shape`.
     """
     height, width = canvas
     sizes = jnp.asarray([canvas], jnp.int32)
-    variables = model.init(key, jnp.zeros((1, height, width, 3), jnp.uint8), sizes, method="detect")
+    images = jnp.zeros((1, height, width, 3), jnp.uint8)
+    # `model.init`, but that variables which are there need no random numbers
+    _, variables = model.apply(given or {}, images, sizes, method="detect", mutable=True, rngs={"params": key})
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
@@ -160,9 +164,14 @@ def make_train_step(
         if average is not None:
             done = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema, (1 + done) / (10 + done))
+            before = {"params": state.params, "batch_stats": state.batch_stats}
             now = {"params": params, "batch_stats": batch_stats}
-            # In this form weights that never change stay exactly what they are.
-            average = jax.tree.map(lambda a, x: a + ((1 - decay) * (x - a)).astype(a.dtype), average, now)
+
+            def blend(mean: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+                # What the step hands through (frozen weights, their statistics) needs no kernel to stay as it is.
+                return mean if new is old else mean + ((1 - decay) * (new - mean)).astype(mean.dtype)
+
+            average = jax.tree.map(blend, average, before, now)
         metrics = {
             "loss": jnp.asarray(sum(losses.values())),
             **{f"loss_{name.removeprefix('loss_')}": value for name, value in losses.items()},
