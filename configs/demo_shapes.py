@@ -32,7 +32,7 @@ def get_config() -> Config:
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
-            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple", scan=True),  # offsets start at zero
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
             head=ATSSConfig(kernel=3),
         ),
         data=DataConfig(
