@@ -33,4 +33,4 @@ class DyHeadConfig:
     implementation: str = "auto"  # of deform_conv
     remat: bool = False  # recompute each block in the backward pass
     valid_area: bool = False  # means and norms over the image's own cells; False: padding takes part, as in references
-    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features
+    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features; slow on a CPU
