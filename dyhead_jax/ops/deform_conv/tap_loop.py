@@ -80,14 +80,15 @@ def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
     """For g (b, p, c_out), gradients of `_project`: of its values, and a function of the values to that of matrix."""
     if groups == 1:
         d_values = jnp.einsum("bpd,cd->bpc", g, matrix, preferred_element_type=wide)
-        return d_values, lambda v: jnp.einsum("bpc,bpd->cd", v, g, preferred_element_type=wide)
+        # image by image: one long sum with a small result is a third slower on the CPU
+        return d_values, lambda v: jnp.einsum("bpc,bpd->bcd", v, g, preferred_element_type=wide).sum(0)
     by_group = g.reshape(*g.shape[:2], groups, -1)
     m = matrix.reshape(matrix.shape[0], groups, -1)
     d_values = jnp.einsum("bpnd,cnd->bpnc", by_group, m, preferred_element_type=wide).reshape(*g.shape[:2], -1)
 
     def d_matrix(values):
         v = values.reshape(*values.shape[:2], groups, -1)
-        return jnp.einsum("bpnc,bpnd->cnd", v, by_group, preferred_element_type=wide).reshape(matrix.shape)
+        return jnp.einsum("bpnc,bpnd->bcnd", v, by_group, preferred_element_type=wide).sum(0).reshape(matrix.shape)
 
     return d_values, d_matrix
 
