@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dyhead_jax.backbones import resnet
 from dyhead_jax.benchmark import __main__ as benchmark
 from dyhead_jax.benchmark import block, options, timing
 from dyhead_jax.command import UsageError
@@ -57,7 +58,7 @@ def get_config(width="8"):
         model=ModelConfig(
             num_classes=3,
             backbone=ResNetConfig(depth=18, width=8, norm="frozen"),
-            neck=FPNConfig(features=16, start=1, levels=3),
+            neck=FPNConfig(features=16, start=1, levels=2),
             dyhead=DyHeadConfig(num_blocks=1, features=16, task="none" if width == "16" else DyHeadConfig().task),
             head=ATSSConfig(kernel=1),
         ),
@@ -80,6 +81,7 @@ def get_config(width="8"):
 def test_commands(arguments, tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     monkeypatch.setattr(timing, "SHORTEST", 0.0)
     monkeypatch.setattr(
         timing, "ceilings", lambda dtype: [timing.compiled(n, lambda a: a @ a, jnp.eye(4)) for n in "mc"]

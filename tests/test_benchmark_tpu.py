@@ -7,9 +7,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import jaxpr_as_fun
 
 from dyhead_jax import parallel
+from dyhead_jax.backbones import resnet
 from dyhead_jax.benchmark import __main__ as benchmark
 from dyhead_jax.benchmark import hlo, tpu, tpu_compile, tpu_forms
 from dyhead_jax.command import UsageError
@@ -154,8 +156,20 @@ def get_config():
 """
 
 
+@pytest.fixture
+def uncached():
+    """What is compiled for another machine goes into JAX's cache of programs and does not come out again."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
 @needs_libtpu
+@pytest.mark.usefixtures("uncached")
 def test_a_training_step_for_four_chips(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     (tmp_path / "tiny.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     arguments = "tpu-compile --config=tiny.py --topology=v5e:2x2 --images-per-chip 1 --json out.json"
@@ -172,6 +186,7 @@ def test_a_training_step_for_four_chips(tmp_path, monkeypatch, capsys):
 
 
 @needs_libtpu
+@pytest.mark.usefixtures("uncached")
 def test_a_gathered_batch_is_seen():
     placed = parallel.Jit(tpu.devices("v5e:2x2"))
     whole = jax.ShapeDtypeStruct((64, 128), jnp.float32, sharding=placed.sharded)

@@ -112,7 +112,8 @@ class Runs:
 
     def start(self, count: int, devices: int, arguments: list[str], module: str = "distributed_run") -> "Processes":
         """`count` processes of tests.`module`, each with so many devices."""
-        environment = self.environment | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        environment = self.environment | {"XLA_FLAGS": flags}
         return Processes(count, [sys.executable, "-um", f"tests.{module}", *arguments], environment)
 
 

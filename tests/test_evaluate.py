@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,8 +14,8 @@ from dyhead_jax import command, evaluate
 from dyhead_jax.config import Config, DataConfig
 from dyhead_jax.data.source import Example
 from dyhead_jax.types import Detections
+from tests.data.folders import SHARED
 
-SHARED = Path(os.environ.get("DYHEAD_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens")).parent / "data"
 needs_shared = pytest.mark.skipif(not (SHARED / "coco_eval").is_dir(), reason=f"{SHARED}/coco_eval is absent")
 CASES = {
     "cocoapi_fakebbox100": ("instances_val2014_100.json", "instances_val2014_fakebbox100_results.json"),

@@ -18,16 +18,12 @@ from dyhead_jax import (
 )
 from dyhead_jax.config import DyHeadConfig, ModelConfig, ResNetConfig
 from tests.converting import SMALL, shapes_of
-from tests.parity import mmdet_model
-from tests.parity.goldens import Case, cases, folder
+from tests.parity.goldens import folder
 
 NAMES = folder() / "state_dict_names.json"
 
 
 needs_names = pytest.mark.skipif(not NAMES.is_file(), reason=f"no {NAMES.name} in {folder()}; set DYHEAD_GOLDENS")
-
-
-D = {case.name[:3]: case for case in cases("D")}
 
 
 def stand_ins(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
@@ -98,24 +94,6 @@ def test_full_size_official_model():
     found = state_dict.match(table, stand_ins(theirs), shapes)
     assert set(found.left) == {"pixel_mean", "anchor_generator.cell_anchors.0"}
     assert not found.kept
-
-
-@needs_names
-@pytest.mark.parametrize("case", [D[k] for k in ("D03", "D04", "D05", "D06", "D07", "D08") if k in D], ids=str)
-def test_models_of_the_golden_cases(case: Case):
-    """Names of mmdetection's RetinaNet, FCOS, RepPoints, Faster R-CNN and Swin; a ResNet's are added from our table."""
-    theirs = next(v for k, v in json.loads(NAMES.read_text()).items() if case.name in k)
-    model = mmdet_model.model_config(case.manifest["params"]["config"])
-    shapes = shapes_of(model)
-    table = layouts.detector(model, "mmdet")
-    known = {k: list(v.shape) for k, v in state_dict.save(table, hollow(shapes)).items()}
-    theirs = theirs | {k: v for k, v in known.items() if k.startswith("backbone.") and "backbone.layer" in k}
-    theirs = theirs | {k: v for k, v in known.items() if k.startswith(("backbone.conv1", "backbone.bn1"))}
-    assert layouts.detect(theirs) == "mmdet"
-    found = state_dict.match(table, stand_ins(theirs), shapes)
-    assert all(name.endswith("relative_position_index") for name in found.left)
-    assert all("backbone/norm0" in path for path in found.kept)
-    assert set(theirs) == set(found.names.values()) | set(found.left)
 
 
 @needs_names

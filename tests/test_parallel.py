@@ -8,9 +8,10 @@ import pytest
 
 from dyhead_jax import config as configs
 from dyhead_jax import detectors, optim, parallel, steps
+from dyhead_jax.backbones import resnet
 from dyhead_jax.types import Batch
 from tests import tiny_detector
-from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_difference
+from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_difference, quickly_compiled
 
 OPTIM = configs.OptimConfig(learning_rate=0.05, warmup_steps=2, warmup_start=0.5, clip_norm=1.0, ema=0.9)
 
@@ -70,6 +71,8 @@ def test_micro_batches_are_the_whole_batch(kind, accumulate, variables):
 @pytest.fixture(scope="module")
 def atss():
     """A whole detector with DyHead and cross-replica batch norm, and a batch whose images have 0 to 3 boxes."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     model = configs.ModelConfig(
         num_classes=3,
         backbone=configs.ResNetConfig(depth=18, width=4, norm="sync", frozen_stages=0),
@@ -86,7 +89,8 @@ def atss():
     )
     batch = Batch(images=draw.integers(0, 256, (16, 64, 64, 3), np.uint8), ground_truth=truth)
     variables = steps.jit_once(lambda: steps.init_variables(detectors.build(model), jax.random.key(0), (64, 64)))()
-    return model, jax.device_get(variables), batch
+    yield model, jax.device_get(variables), batch
+    monkeypatch.undo()
 
 
 def run_atss(atss, kind, accumulate=1, norm="sync"):
@@ -100,6 +104,7 @@ def run_atss(atss, kind, accumulate=1, norm="sync"):
     )
     state = devices.replicate(steps.create_state(model, optimizer, variables))
     placed = devices.put(batch)
+    step = quickly_compiled(step, state, placed)
     for _ in range(3):
         state, metrics = step(state, placed)
     return devices.unreplicate(state), devices.unreplicate(metrics)

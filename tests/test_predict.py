@@ -1,7 +1,6 @@
 """Prediction on files: boxes in the image's own pixels, nothing written over, broken images reported, the rest done."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +14,8 @@ from pycocotools.coco import COCO
 from dyhead_jax import checkpoint, command, predict, visualize
 from dyhead_jax.config import DataConfig
 from dyhead_jax.types import Detections
+from tests.data.folders import SHARED
 
-SHARED = Path(os.environ.get("DYHEAD_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens")).parent / "data"
 DATA = DataConfig(canvases=((48, 96), (96, 48)), short_side=(48,), long_side=96)
 traced = []
 

@@ -176,7 +176,9 @@ class Runs:
             f"--config.data.source.root={shared}",
             f"--config.run.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         ]
-        self.environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        self.environment = os.environ | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # eight steps
+        }
         self.environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
 
     def start(self, folder, *arguments):

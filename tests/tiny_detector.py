@@ -74,6 +74,13 @@ def make_batch(size: int, seed: int = 0) -> Batch:
     )
 
 
+def quickly_compiled(step: Any, *arguments: Any) -> Any:
+    """What `jax.jit` or `jax.pmap` gave, compiled for these arguments without LLVM's optimisation: programs of a few
+    rounds on little data run for a moment, whatever the compiler does."""
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return step.lower(*arguments).compile(quick)
+
+
 def leaves(tree: Any) -> dict[str, np.ndarray]:
     """Host arrays by path."""
     found = jax.tree_util.tree_leaves_with_path(tree)

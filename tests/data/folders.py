@@ -1,6 +1,7 @@
 """Small COCO folders for the tests, and where the shared data is."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from PIL import Image
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+_FOLDERS = [Path(os.environ.get("DYHEAD_GOLDENS", _BESIDE)).absolute().parent / "data", _BESIDE]
+# beside the golden files that the environment names, or beside the repository
+SHARED = next((folder for folder in _FOLDERS if (folder / "coco_eval").is_dir()), _BESIDE)
 
 
 def shared(name: str) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import names
+from dyhead_jax import names, steps
 from dyhead_jax.detectors.borderdet import BorderDet, instance_norm
 from tests.detectors import tiny
 
@@ -31,7 +31,7 @@ def detector():
     """The model, its variables, and a jitted function of variables, images and truth to losses and gradients."""
     model = tiny.make(BorderDet, towers=1, **OPTIONS)
 
-    @jax.jit
+    @steps.jit_once
     def losses(variables, images, truth):
         def total(params):
             terms = model.apply({"params": params}, images, truth, method="losses")
@@ -96,7 +96,7 @@ def test_two_devices_equal_one(detector):
 def test_detections(detector):
     """Fixed shapes, best first, inside the image, empty slots marked; each image for itself."""
     model, variables, _ = detector
-    detect = jax.jit(lambda i, s: model.apply(variables, i, s, method="detect"))
+    detect = steps.jit_once(lambda i, s: model.apply(variables, i, s, method="detect"))
     sizes = jnp.asarray([tiny.CANVAS, (40, 50)], jnp.int32)
     found = detect(tiny.images(2), sizes)
     assert found.boxes.shape == (2, model.max_detections, 4)
@@ -118,7 +118,7 @@ def test_border_terms_do_not_move_the_coarse_boxes():
     widths = {"class": 3, "box": 4, "centerness": 1, "border_class": 3, "border_box": 4}
     maps = {n: [jnp.abs(8 * jax.random.normal(key, (2, *s, c))) for s in SHAPES] for n, c in widths.items()}
 
-    @jax.jit
+    @steps.jit_once
     @jax.grad
     def border(maps, truth):
         terms = model.apply(variables, maps, truth, method="losses_from_maps")
@@ -156,7 +156,7 @@ def test_truth_comes_back():
         sizes = jnp.asarray([tiny.CANVAS] * 2)
         return module.losses_from_maps(maps, truth), module.detect_from_maps(maps, sizes)
 
-    terms, found = jax.jit(lambda t: model.apply(variables, t, method=run))(truth)
+    terms, found = steps.jit_once(lambda t: model.apply(variables, t, method=run))(truth)
     for name in ("loss_class", "loss_border_class", "loss_border_box"):
         assert terms[name] < 1e-4, name
     assert terms["loss_box"] > 0.01  # the coarse ones are off

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
+from dyhead_jax import steps
 from dyhead_jax.detectors.fcos import FCOS
 from dyhead_jax.detectors.reppoints import POINTS, RepPoints
 from dyhead_jax.detectors.retinanet import RetinaNet
@@ -24,7 +25,7 @@ TRUTH = tiny.truth(
     [[[10, 10, 34, 40], [50, 20, 80, 60]], [[4, 30, 20, 60], [30, 5, 90, 55], [60, 40, 80, 60]]],
     sizes=[tiny.CANVAS, (60, 90)],
 )
-NOBODY = tiny.truth([[], []])
+NOBODY = tiny.truth([[], []], sizes=[tiny.CANVAS] * 2)
 
 
 def options(kind):
@@ -37,7 +38,7 @@ def detector(request):
     """The kind, model, variables, and a jitted function of variables, images and truth to losses and gradients."""
     model = tiny.make(KINDS[request.param][0], **options(request.param))
 
-    @jax.jit
+    @steps.jit_once
     def losses(variables, images, truth):
         def total(params):
             terms = model.apply({"params": params}, images, truth, method="losses")
@@ -66,7 +67,7 @@ def test_no_boxes(detector):
     assert terms.pop("loss_class") > 0
     assert all(value == 0 for value in terms.values())
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-    crowds = TRUTH.replace(crowd=TRUTH.mask, sizes=None)
+    crowds = TRUTH.replace(crowd=TRUTH.mask)
     again, _ = losses(variables, tiny.images(2), crowds)
     assert again.pop("loss_class") > 0
     assert all(value == 0 for value in again.values())
@@ -79,7 +80,7 @@ def test_two_devices_equal_one(detector):
     split = model.clone(axis_name="batch")
     apply = lambda image, truth: split.apply(variables, image, truth, method="losses")  # noqa: E731
     pieces = jax.tree.map(lambda x: x[:, None], (tiny.images(2), TRUTH))
-    each = jax.jit(jax.vmap(apply, axis_name="batch"))(*pieces)
+    each = steps.jit_once(jax.vmap(apply, axis_name="batch"))(*pieces)
     for name, value in whole.items():
         np.testing.assert_allclose(jnp.mean(each[name]), value, rtol=1e-5, err_msg=name)
 
@@ -87,7 +88,7 @@ def test_two_devices_equal_one(detector):
 def test_detections(detector):
     """Fixed shapes, best first, inside the image, empty slots marked; each image for itself."""
     _, model, variables, _ = detector
-    detect = jax.jit(lambda i, s: model.apply(variables, i, s, method="detect"))
+    detect = steps.jit_once(lambda i, s: model.apply(variables, i, s, method="detect"))
     sizes = jnp.asarray([tiny.CANVAS, (40, 50)], jnp.int32)
     found = detect(tiny.images(2), sizes)
     assert found.boxes.shape == (2, model.max_detections, 4)
@@ -180,15 +181,15 @@ def test_truth_comes_back(kind):
     model = tiny.make(KINDS[kind][0], **options(kind))
     truth = TRUTH.replace(sizes=None)
     apply = lambda *args, method: model.apply({"params": PARAMS[kind]}, *args, method=method)  # noqa: E731
-    maps = jax.jit(lambda t: maps_of_truth(kind, model, t))(truth)
+    maps = steps.jit_once(lambda t: maps_of_truth(kind, model, t))(truth)
     # the truth is an argument: XLA would take a minute to fold constants
-    terms = jax.jit(lambda m, t: apply(m, t, method="losses_from_maps"))(maps, truth)
+    terms = steps.jit_once(lambda m, t: apply(m, t, method="losses_from_maps"))(maps, truth)
     for name, value in terms.items():
         if name == "loss_centerness":
             continue  # these maps are sure of the centre everywhere
         assert value < 1e-4, name
     sizes = jnp.asarray([tiny.CANVAS] * 2, jnp.int32)
-    found = jax.jit(lambda m: apply(m, sizes, method="detect_from_maps"))(maps)
+    found = steps.jit_once(lambda m: apply(m, sizes, method="detect_from_maps"))(maps)
     for i in range(2):
         real, mask = np.asarray(found.scores[i]) > 0.5, np.asarray(truth.mask[i])
         got = np.column_stack([np.asarray(found.labels[i]), np.asarray(found.boxes[i])])[real]

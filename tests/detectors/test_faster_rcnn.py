@@ -38,7 +38,7 @@ def detector(request):
     """The model, its variables, and a jitted function of variables, images, truth and key to losses and gradients."""
     model = tiny.make(FasterRCNN, **OPTIONS, task=TASK if request.param == "task" else "none")
 
-    @jax.jit
+    @steps.jit_once
     def losses(variables, images, truth, key):
         def total(params):
             rngs = {"sampling": key}
@@ -84,7 +84,7 @@ def test_samples_follow_the_key(detector):
 def test_two_devices_equal_one(detector):
     """The mean over devices of the losses of one image each is the loss of the batch (samples by the fixed key)."""
     model, variables, _ = detector
-    whole = jax.jit(lambda i, t: model.apply(variables, i, t, method="losses"))(tiny.images(2), TRUTH)
+    whole = steps.jit_once(lambda i, t: model.apply(variables, i, t, method="losses"))(tiny.images(2), TRUTH)
     split = model.clone(axis_name="batch")
     apply = lambda image, truth: split.apply(variables, image, truth, method="losses")  # noqa: E731
     pieces = jax.tree.map(lambda x: x[:, None], (tiny.images(2), TRUTH))
@@ -97,7 +97,7 @@ def test_two_devices_equal_one(detector):
 def test_detections(detector):
     """Fixed shapes, best first, inside the image, empty slots marked; each image for itself."""
     model, variables, _ = detector
-    detect = jax.jit(lambda i, s: model.apply(variables, i, s, method="detect"))
+    detect = steps.jit_once(lambda i, s: model.apply(variables, i, s, method="detect"))
     sizes = jnp.asarray([tiny.CANVAS, (40, 50)], jnp.int32)
     found = detect(tiny.images(2), sizes)
     assert found.boxes.shape == (2, model.max_detections, 4)
@@ -122,7 +122,7 @@ def stages():
         proposals = module.propose(maps, truth.sizes, train=True)
         return proposals, module.match_proposals(proposals, truth)
 
-    return jax.jit(lambda i: model.apply(variables, i, TRUTH, method=run))(tiny.images(2))
+    return steps.jit_once(lambda i: model.apply(variables, i, TRUTH, method=run))(tiny.images(2))
 
 
 def test_proposals(stages):
@@ -172,7 +172,7 @@ def test_truth_comes_back():
         }
         return module.propose(maps, jnp.asarray([tiny.CANVAS] * 2), train=True)
 
-    found = jax.jit(lambda t: model.apply({}, t, method=run))(truth)
+    found = steps.jit_once(lambda t: model.apply({}, t, method=run))(truth)
     for i in range(2):
         sure = np.asarray(found.boxes[i])[np.asarray(found.scores[i]) > 0.5]
         wanted = np.asarray(truth.boxes[i])[np.asarray(truth.mask[i])]
@@ -201,7 +201,7 @@ def test_a_train_step_draws_samples():
     optimizer = optax.sgd(0.0)  # so that nothing but the samples changes
     batch = Batch(images=(60 * tiny.images(2) + 120).astype(jnp.uint8), ground_truth=TRUTH)
     state = steps.create_state(model, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
-    step = jax.jit(steps.make_train_step(model, optimizer, lambda _: 0.0, accumulate=2))
+    step = steps.jit_once(steps.make_train_step(model, optimizer, lambda _: 0.0, accumulate=2))
     state, first = step(state, batch)
     again = step(state.replace(step=state.step - 1), batch)[1]
     _, second = step(state, batch)

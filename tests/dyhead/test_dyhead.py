@@ -28,7 +28,7 @@ def small_block(**fields):
 
 def run(module, *args):
     variables = steps.jit_once(module.init)(jax.random.key(1), *args)
-    return variables, jax.jit(module.apply)(variables, *args)
+    return variables, steps.jit_once(module.apply)(variables, *args)
 
 
 @pytest.mark.parametrize("coarse_offsets", CHOICES)
@@ -75,7 +75,8 @@ def test_attentions_switch_off(pyramid, off):
     names = set(variables["params"])
     assert names == ({"spatial", "scale", "task"} - set(off)) | {"spatial"}  # spatial off is plain convolutions
     assert ("offset" in variables["params"]["spatial"]) == ("spatial" not in off)
-    assert small_block(**dict.fromkeys(off)).apply(variables, pyramid)[0].shape == out[0].shape  # None as well
+    none = small_block(**dict.fromkeys(off))  # None as well
+    assert jax.eval_shape(none.apply, variables, pyramid)[0].shape == out[0].shape
 
 
 def test_all_off_is_the_mean_of_three_plain_convolutions(pyramid):
@@ -156,6 +157,8 @@ def test_input_channels_may_differ(pyramid):
 
 
 def test_scan_and_remat_change_nothing(pyramid):
+    """On two levels: the program of two blocks with gradients is the longest of this file to compile."""
+    pyramid = pyramid[1:]
     plain = DyHead(num_blocks=2, features=C, norm_groups=4)
     variables, out = run(plain, pyramid)
     blocks = [variables["params"][f"block_{i}"] for i in range(2)]
@@ -166,9 +169,14 @@ def test_scan_and_remat_change_nothing(pyramid):
     for head, v in [(scanned, stacked), (scanned.clone(remat=True), stacked), (plain.clone(remat=True), variables)]:
         shapes = jax.tree.map(lambda a: a.shape, jax.eval_shape(head.init, jax.random.key(0), pyramid))
         assert shapes == jax.tree.map(lambda a: a.shape, v)
-        grad = jax.jit(jax.grad(lambda v, head=head: sum(jnp.sum(y**2) for y in head.apply(v, pyramid))))(v)
+
+        def total(v, head=head):
+            maps = head.apply(v, pyramid)
+            return sum(jnp.sum(y**2) for y in maps), maps
+
+        grad, maps = steps.jit_once(jax.grad(total, has_aux=True))(v)
         assert all(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grad))
-        for got, expected in zip(jax.jit(head.apply)(v, pyramid), out, strict=True):
+        for got, expected in zip(maps, out, strict=True):
             np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
@@ -180,7 +188,7 @@ def test_levels_that_do_not_halve_are_named(pyramid):
 def test_images_do_not_meet(pyramid):
     head = small_block()
     variables, both = run(head, pyramid)
-    alone = head.apply(variables, [x[:1] for x in pyramid])
+    alone = steps.jit_once(head.apply)(variables, [x[:1] for x in pyramid])
     for a, b in zip(alone, both, strict=True):
         np.testing.assert_allclose(a, b[:1], atol=2e-6)
 
@@ -233,7 +241,7 @@ def test_initialisation(lineage):
 
 def test_bfloat16_stays_close(pyramid):
     variables, wide = run(small_block(), pyramid)
-    half = small_block(dtype=jnp.bfloat16).apply(variables, [x.astype(jnp.bfloat16) for x in pyramid])
+    half = steps.jit_once(small_block(dtype=jnp.bfloat16).apply)(variables, [x.astype(jnp.bfloat16) for x in pyramid])
     for a, b in zip(half, wide, strict=True):
         assert a.dtype == jnp.bfloat16
         assert float(jnp.mean(jnp.abs(a.astype(jnp.float32) - b))) < 0.05 * float(jnp.mean(jnp.abs(b))) + 0.02

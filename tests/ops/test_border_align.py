@@ -1,5 +1,7 @@
 """BorderAlign: against a plain loop, ties, several levels at once, gradients against differences, several devices."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,7 @@ def plain(feature, boxes, pool):
 
 def test_against_a_plain_loop():
     feature, boxes = inputs()
-    got = border_align(feature, boxes, POOL)
+    got = jax.jit(lambda f, b: border_align(f, b, POOL))(feature, boxes)
     for i in range(2):
         np.testing.assert_allclose(got[i], plain(np.asarray(feature[i]), np.asarray(boxes[i]), POOL), atol=1e-5)
 
@@ -49,7 +51,7 @@ def test_first_of_equal_maxima_gets_the_gradient():
     """On a constant map every point is a maximum: all the gradient goes to where the walk begins."""
     feature = jnp.ones((1, 5, 6, 4))
     boxes = jnp.asarray([[[1.0, 1.0, 4.0, 3.0]]])
-    got = jax.grad(lambda f: jnp.sum(border_align(f, boxes, POOL)))(feature)
+    got = jax.jit(jax.grad(lambda f: jnp.sum(border_align(f, boxes, POOL))))(feature)
     expected = np.zeros((1, 5, 6, 4))
     expected[0, 1, 1, :2] = 1  # top and left begin at (x1, y1)
     expected[0, 3, 4, 2:] = 1  # bottom and right at (x2, y2)
@@ -66,12 +68,12 @@ def test_levels_at_once_equal_each_alone():
     def alone(features):
         return [border_align(f, b, POOL) for f, b in zip(features, boxes, strict=True)]
 
-    got, vjp = jax.vjp(together, features)
-    expected, each_vjp = jax.vjp(alone, features)
-    cotangents = [jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in got]
-    for a, b in zip(
-        jax.tree.leaves((got, vjp(cotangents))), jax.tree.leaves((expected, each_vjp(cotangents))), strict=True
-    ):
+    def both_ways(function, features):
+        out, vjp = jax.vjp(function, features)
+        return out, vjp([jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in out])
+
+    got, expected = (jax.jit(partial(both_ways, function))(features) for function in (together, alone))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -86,22 +88,22 @@ def test_gradient_against_differences():
 
 def test_boxes_get_no_gradient():
     feature, boxes = inputs()
-    assert not np.any(np.asarray(jax.grad(lambda b: jnp.sum(border_align(feature, b, POOL)))(boxes)))
+    gradient = jax.jit(jax.grad(lambda b: jnp.sum(border_align(feature, b, POOL))))(boxes)
+    assert not np.any(np.asarray(gradient))
 
 
 def test_points_outside_are_cut_to_the_map():
     feature, _ = inputs()
     limit = jnp.asarray([8.0, 5.0, 8.0, 5.0]).reshape(1, 1, 4)
     far = jnp.asarray([[[-9.0, -9.0, -4.0, -2.0], [20.0, 30.0, 40.0, 50.0]]] * 2)
-    np.testing.assert_array_equal(
-        border_align(feature, far, POOL), border_align(feature, jnp.clip(far, 0.0, limit), POOL)
-    )
+    align = jax.jit(lambda b: border_align(feature, b, POOL))
+    np.testing.assert_array_equal(align(far), align(jnp.clip(far, 0.0, limit)))
 
 
 def test_devices_and_batches_agree():
     feature, boxes = inputs()
     loss = lambda f, b: jnp.sum(border_align(f, b, POOL) ** 2)  # noqa: E731
-    whole = jax.grad(loss)(feature, boxes)
+    whole = jax.jit(jax.grad(loss))(feature, boxes)
     each = jax.pmap(jax.grad(loss))(feature[:, None], boxes[:, None])
     np.testing.assert_allclose(whole, each[:, 0], rtol=1e-5, atol=1e-6)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import names
+from dyhead_jax import names, steps
 from dyhead_jax.types import Detections, GroundTruth
 from tests.parity import mmdet_model
 from tests.parity.detections import check_same
@@ -45,7 +45,7 @@ def run(case: Case) -> Run:
     check_padding(case, model.pad_divisor)
     given = [jnp.asarray(nhwc(x)) for x in case.numbered(PYRAMIDS["dyhead"])]
 
-    @jax.jit
+    @steps.jit_once
     def everything(variables, images, given, truth):
         features = model.apply(variables, images, truth.sizes, method="features")
         maps = model.apply(variables, given, method="predict")

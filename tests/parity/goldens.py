@@ -1,8 +1,9 @@
 """Finding and reading golden files: one `.npz` and one `.json` manifest a case.
 
 `DYHEAD_GOLDENS` names the folder; without it `../shared/goldens` beside the repository, and where that is absent the
-small committed set in `tests/goldens`. Folders in it count too. A case is known by its manifest's `case`, never by the
-name of its file. Arrays are in PyTorch layouts; the helpers here turn them to ours.
+small committed set in `tests/goldens`. `make test` takes the small set, `make goldens` no other than a complete one.
+Folders in it count too. A case is known by its manifest's `case`, never by the name of its file. Arrays are in PyTorch
+layouts; the helpers here turn them to ours.
 
 Every array that is handed out is written down: `reporting` sees to it that none is passed over in silence.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = ROOT / "tests" / "goldens"
 
 read: dict[str, set[str]] = {}
 """Name of a file to the keys that were handed out since `reporting` last looked."""
@@ -26,9 +28,9 @@ notes: list[str] = []
 
 def folder() -> Path:
     if "DYHEAD_GOLDENS" in os.environ:
-        return Path(os.environ["DYHEAD_GOLDENS"])
+        return Path(os.environ["DYHEAD_GOLDENS"]).absolute()
     beside = ROOT.parent / "shared" / "goldens"
-    return beside if beside.is_dir() else ROOT / "tests" / "goldens"
+    return beside if beside.is_dir() else SMALL
 
 
 @dataclass(frozen=True)

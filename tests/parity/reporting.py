@@ -2,9 +2,11 @@
 
 Each test report carries the cases that the test was run on and the keys that it read of them (under pytest-xdist from
 the workers to the process that reports). A run of the whole of tests/parity must read every key of every file, but for
-NOT_COMPARED. In one process `test_goldens` fails where it does not; with workers the exit code says it.
+NOT_COMPARED. In one process `test_goldens` fails where it does not; with workers the exit code says it. Tests for which
+the folder has no case are named too, and `--complete` refuses the small committed set.
 """
 
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -15,6 +17,8 @@ from tests.parity import goldens
 
 PARITY = Path(__file__).resolve().parent
 LAST = "test_every_key_is_read"  # runs after all others
+NO_ARRAYS = "test_layout_names.py"  # reads manifests only: it compares nothing of what a file holds
+EMPTY = "got empty parameter set"  # pytest's reason
 
 NOT_COMPARED = {
     r"H01.* argmax": "the point that won is not an output of ours; grad/feature goes to the cells around it",
@@ -30,6 +34,7 @@ class Readings:
         self.keys: dict[str, set[str]] = {}  # of each file, read until now
         self.outcomes: dict[str, set[str]] = {}  # of each file's tests
         self.notes: list[str] = []
+        self.without: set[str] = set()  # tests for which the folder has no case
 
     def failed(self, case: goldens.Case) -> bool:
         return "failed" in self.outcomes.get(case.name, ())
@@ -49,6 +54,8 @@ class Readings:
         for name in found["cases"]:
             self.outcomes.setdefault(name, set()).add(report.outcome)
         self.notes += found["notes"]
+        if report.skipped and EMPTY in str(report.longrepr):
+            self.without.add(report.nodeid.partition("[")[0].removeprefix("tests/parity/"))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
@@ -78,6 +85,10 @@ class Readings:
         for case in compared if is_whole(self.config) else ():
             if lacking := self.lacking(case):
                 say(f"NOT READ of {case.name}: {' '.join(lacking)}")
+        if self.without:
+            say(textwrap.fill(f"NO CASE HERE for {len(self.without)} tests: {' '.join(sorted(self.without))}", 120))
+            if is_small():
+                say("`make goldens` runs them, on the complete set")
         for note in self.notes:
             say(note)
 
@@ -87,7 +98,7 @@ READINGS = pytest.StashKey[Readings]()
 
 def cases_of(item: pytest.Item) -> list[goldens.Case]:
     """The golden cases that a test of tests/parity is run on."""
-    if not item.path.is_relative_to(PARITY) or not isinstance(item, pytest.Function):
+    if not item.path.is_relative_to(PARITY) or item.path.name == NO_ARRAYS or not isinstance(item, pytest.Function):
         return []
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return [value for value in values if isinstance(value, goldens.Case)]
@@ -95,6 +106,10 @@ def cases_of(item: pytest.Item) -> list[goldens.Case]:
 
 def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
+
+
+def is_small() -> bool:
+    return goldens.folder().resolve() == goldens.SMALL.resolve()
 
 
 def is_whole(config: pytest.Config) -> bool:
@@ -105,7 +120,14 @@ def is_whole(config: pytest.Config) -> bool:
     return any(PARITY.is_relative_to((start / arg).resolve()) for arg in config.args if "::" not in arg)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--complete", action="store_true", help="refuse the small committed set of golden files")
+
+
 def pytest_configure(config):
+    if config.getoption("complete") and is_small():
+        why = "DYHEAD_GOLDENS names" if "DYHEAD_GOLDENS" in os.environ else "there is no ../shared/goldens, only"
+        raise pytest.UsageError(f"the complete set of golden files is missing: {why} {goldens.SMALL}, the small set")
     config.stash[READINGS] = Readings(config)
     config.pluginmanager.register(config.stash[READINGS])
 

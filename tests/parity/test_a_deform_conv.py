@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dyhead_jax import steps
 from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv
 from tests.parity.goldens import cases, hwio, nchw, nhwc, relative
@@ -57,7 +58,7 @@ def run(case, implementation):
             implementation=implementation,
         )
 
-    @jax.jit
+    @steps.jit_once
     def value_and_grad(v):
         out, vjp = jax.vjp(forward, v)
         return out, vjp(jnp.asarray(ct))[0]

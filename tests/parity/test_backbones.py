@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import names, symbols
+from dyhead_jax import names, steps, symbols
 from dyhead_jax.backbones.swin import Swin
 from tests.parity import mmdet_model
-from tests.parity.goldens import Case, cases, folder, nchw, nhwc, notes, relative
+from tests.parity.goldens import Case, cases, nchw, nhwc, notes, relative
 
 TOLERANCE = 1e-5
 
@@ -20,14 +20,10 @@ def _config(case: Case) -> dict:
     return config if str(config.get("type")) in ("ResNet", "ResNeXt", "SwinTransformer") else {}
 
 
-def _parameters(found: list[Case]) -> list:
-    skip = pytest.mark.skip(reason=f"no such golden case in {folder()}; set DYHEAD_GOLDENS")
-    return [pytest.param(case, id=case.name) for case in found] or [pytest.param(None, marks=skip)]
-
-
 BACKBONES = [c for c in cases("D") if _config(c)]
 RESNETS = [c for c in BACKBONES if "Res" in _config(c)["type"] and (c.has("backbone/c") or c.has("out/f0"))]
 NECKS = [c for c in BACKBONES if c.has("fpn/p") and c.has("backbone/c")]
+SWINS = [c for c in cases("G") if c.has("w/patch_embed.")]
 
 
 def _zeros(model, *arguments) -> dict:
@@ -43,7 +39,7 @@ def _run(model, table, weights, inputs, count, dtype) -> list[np.ndarray]:
     arguments = (inputs,) if isinstance(inputs, list) else (inputs, False)  # a neck, a backbone
     variables = names.load(table, weights, _zeros(model, *arguments))
     variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
-    maps = jax.jit(lambda v: model.apply(v, *arguments))(variables)
+    maps = steps.jit_once(lambda v: model.apply(v, *arguments))(variables)
     return [nchw(m) for m in maps[len(maps) - count :]]
 
 
@@ -64,7 +60,7 @@ def _check(case: Case, model, table, weights, inputs, keys: list[str]) -> None:
     notes.append(f"{case.name}: ill conditioned in float32 ({max(errors)}); taken in float64")
 
 
-@pytest.mark.parametrize("case", _parameters(RESNETS))
+@pytest.mark.parametrize("case", RESNETS, ids=lambda c: c.name)
 def test_resnet_maps(case):
     whole = case.has("w/backbone.")
     weights = case.under("w/backbone." if whole else "w/")
@@ -73,7 +69,7 @@ def test_resnet_maps(case):
     _check(case, symbols.build(mmdet_model.resnet(_config(case))), names.resnet, weights, case["in/img"], keys)
 
 
-@pytest.mark.parametrize("case", _parameters(NECKS))
+@pytest.mark.parametrize("case", NECKS, ids=lambda c: c.name)
 def test_fpn_levels(case):
     neck = case.params["config"]["neck"]
     prefix, neck = ("w/neck.0.", neck[0]) if isinstance(neck, list) else ("w/neck.", neck)
@@ -89,7 +85,7 @@ def _swin_official(case: Case) -> Swin:
     return Swin(p["embed_dim"], tuple(p["depths"]), tuple(p["num_heads"]), p["window_size"], p["drop_path_rate"])
 
 
-@pytest.mark.parametrize("case", _parameters([c for c in cases("G") if c.has("w/patch_embed.")]))
+@pytest.mark.parametrize("case", SWINS, ids=lambda c: c.name)
 def test_official_swin_maps(case):
     keys = [f"out/stage{stage}" for stage in case.numbers("out/stage*")]
     _check(case, _swin_official(case), names.swin_official, case.under("w/"), case["in/img"], keys)

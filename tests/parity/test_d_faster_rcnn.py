@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
+from dyhead_jax import steps
 from dyhead_jax.ops.roi_align import roi_align, roi_levels
 from tests.parity import dense_case, mmdet_model
 from tests.parity.detections import check_same
@@ -44,7 +45,7 @@ def run(request):
         }
 
     test_rois, train_rois = (padded(case[f"rcnn_{when}/rois"], truth.boxes.shape[0]) for when in ("test", "train"))
-    apply = jax.jit(lambda v, *args: model.apply(v, *args, method=everything))
+    apply = steps.jit_once(lambda v, *args: model.apply(v, *args, method=everything))
     got = apply(variables, mmdet_model.images(case), truth, test_rois, train_rois)
     return case, model, truth, jax.tree.map(np.asarray, got)
 

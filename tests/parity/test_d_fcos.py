@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import losses
+from dyhead_jax import losses, steps
 from tests.parity import dense_case
 from tests.parity.goldens import nhwc, relative
 
@@ -55,7 +54,7 @@ def test_losses(run):
         # the cases were made in eval mode, in which the reference multiplies its predictions by the stride, but not the
         # targets: the loss it then gives is that of predictions once more multiplied
         boxes = [x * stride for x, stride in zip(run.maps["box"], run.model.strides, strict=True)]
-        again = jax.jit(lambda m, t: run.model.apply(run.variables, m, t, method="losses_from_maps"))
+        again = steps.jit_once(lambda m, t: run.model.apply(run.variables, m, t, method="losses_from_maps"))
         theirs = dataclasses.replace(run, losses=again(run.maps | {"box": boxes}, run.truth))
     ours = {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_centerness": "loss_centerness"}
     dense_case.check_losses(theirs, ours)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import names
+from dyhead_jax import names, steps
 from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig
 from dyhead_jax.detectors import build
 from dyhead_jax.types import GroundTruth
@@ -54,7 +54,7 @@ def run(request):
     truth = ground_truth(case)
     sizes = jnp.asarray([case.params["img"]] * pyramid[0].shape[0], jnp.int32)
 
-    @jax.jit
+    @steps.jit_once
     def everything(params, pyramid):
         def objective(params, pyramid):
             maps = model.apply({"params": params}, pyramid, method="predict")

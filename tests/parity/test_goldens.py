@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,24 @@ def test_unread_keys_are_told(made, pytestconfig, monkeypatch):
     assert readings.lacking(case) == ["out/y", "argmax"]
     monkeypatch.setitem(reporting.NOT_COMPARED, r"E06.* argmax", "why")
     assert readings.lacking(case) == ["out/y"]
+
+
+def test_the_small_set_is_no_complete_one(monkeypatch):
+    monkeypatch.setenv("DYHEAD_GOLDENS", str(goldens.SMALL))
+    assert reporting.is_small()
+    with pytest.raises(pytest.UsageError, match="the complete set of golden files is missing: DYHEAD_GOLDENS names"):
+        reporting.pytest_configure(SimpleNamespace(getoption=lambda name: name == "complete"))
+
+
+def test_tests_without_a_case_are_told(pytestconfig):
+    readings = reporting.Readings(pytestconfig)
+    about = {"cases": [], "read": {}, "notes": []}
+    for name, reason in (("none", "Skipped: got empty parameter set for (case)"), ("other", "Skipped: no TPU")):
+        node = f"tests/parity/test_z.py::test_{name}[NOTSET]"
+        readings.pytest_runtest_logreport(
+            SimpleNamespace(goldens=about, skipped=True, nodeid=node, longrepr=reason, outcome="skipped")
+        )
+    assert readings.without == {"test_z.py::test_none"}
 
 
 def test_stated_numbers():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax import boxes as geometry
-from dyhead_jax import names
+from dyhead_jax import names, steps
 from dyhead_jax.detectors.borderdet import BorderDet
 from dyhead_jax.necks.fpn import FPN
 from dyhead_jax.ops.border_align import border_align
@@ -178,7 +178,7 @@ def test_border_align(case):
     feature, boxes = jnp.asarray(nhwc(case["in/feature"])), jnp.asarray(case["in/boxes"])
     cotangent = jnp.asarray(case["ct"].transpose(0, 2, 3, 1))
 
-    @jax.jit
+    @steps.jit_once
     def run(feature, boxes):
         out, vjp = jax.vjp(lambda f: border_align(f, boxes, case.params["pool_size"]), feature)
         return out, vjp(cotangent)[0]
@@ -200,7 +200,7 @@ def test_head(case):
             for theirs, ours in MAPS.items()
         }
 
-        @jax.jit
+        @steps.jit_once
         def run(variables, pyramid):
             maps, vjp = jax.vjp(lambda v, p: model.apply(v, p, method="predict"), variables, pyramid)
             return maps, model.apply(variables, maps["box"], method="coarse_boxes"), vjp(cts)
@@ -225,7 +225,7 @@ def test_losses(case):
     model, maps, truth = make(case), maps_of(case), truth_of(case)
     variables = {"params": {"scales": jnp.ones(len(maps["box"]))}}
 
-    @jax.jit
+    @steps.jit_once
     def run(maps):
         def total(maps):
             losses = model.apply(variables, maps, truth, method="losses_from_maps")
@@ -250,7 +250,7 @@ def test_targets(case):
     boxes = maps_of(case)["box"]
     maps = {"class": boxes, "box": boxes}  # of the class maps only the sizes count
     variables = {"params": {"scales": jnp.ones(len(boxes))}}
-    matches = jax.jit(lambda m: model.apply(variables, m, truth, method="match"))(maps)
+    matches = steps.jit_once(lambda m: model.apply(variables, m, truth, method="match"))(maps)
     check_targets(case, truth, *matches)
     check_positives(case, model, maps, truth, *matches)
 
@@ -259,7 +259,7 @@ def test_targets(case):
 def test_inference(case):
     model, maps, sizes = make(case), maps_of(case), case.params["image_sizes"]
     variables = {"params": {"scales": jnp.ones(len(maps["box"]))}}
-    detect = jax.jit(lambda m, s: model.apply(variables, m, s, method="detect_from_maps"))
+    detect = steps.jit_once(lambda m, s: model.apply(variables, m, s, method="detect_from_maps"))
     check_detections(case, detect(maps, jnp.asarray(sizes)), sizes, 0.02)
 
 
@@ -275,7 +275,7 @@ def test_all_of_it(case):
         variables, table = variables_of(case, model, pyramid)
         variables = jax.tree.map(lambda v: jnp.asarray(v, dtype), variables)
 
-        @jax.jit
+        @steps.jit_once
         def run(variables, pyramid):
             def total(variables, pyramid):
                 maps = model.apply(variables, pyramid, method="predict")
