@@ -22,7 +22,8 @@ The folder then has
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
 The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
-any host) after the step under way was saved; 1 an error, or the end of another process; 2 a wrong command line.
+any host) after the step or the evaluation under way was saved (in the first seconds, while there is nothing to save,
+SIGTERM ends it at once); 1 an error, or the end of another process; 2 a wrong command line.
 """
 
 import os

@@ -11,6 +11,7 @@ and renamed when complete: a kill at any moment leaves the earlier checkpoints a
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from dyhead_jax.command import one_line
 from dyhead_jax.config import Config
 from dyhead_jax.steps import TrainState, init_variables
 
+_REMOVED = "removed"  # where a checkpoint goes at once, by a rename, before its files are deleted one by one
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, broken or of another model; the message names its folder."""
@@ -45,12 +48,15 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, max_to_keep: int = 3, read_only: bool = False):
         self.folder = Path(folder).resolve()
         self._scores: dict[int, float] = {}
+        self._read_only = read_only
+        self._clear_removed()  # of a killed run
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_LastAndBest(max_to_keep, self._scores),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
+                todelete_subdir=None if read_only else _REMOVED,
                 save_root_metadata=not read_only,
             ),
         )
@@ -90,6 +96,8 @@ class Checkpoints:
         if data_state is not None:
             items["data"] = CheckpointSave(_Position(data_state))
         self._note(step, meta)
+        self.wait()
+        self._clear_removed()
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, like: TrainState, iterator: Any = None) -> tuple[TrainState, bool]:
@@ -135,12 +143,19 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+        self._clear_removed()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _clear_removed(self) -> None:
+        """Deletes the files of old checkpoints. Orbax alone would do so in place, and a kill amid it would leave a
+        folder that looks complete and is not."""
+        if not self._read_only and jax.process_index() == 0:
+            shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
 
     def _note(self, step: int, meta: dict[str, Any]) -> None:
         evaluation = meta.get("evaluation")

@@ -107,8 +107,9 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: a temporary file beside it, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file whole or not at all: a temporary file beside it, then a rename. One writer a file: what a killed
+    one left behind has the same name, and is replaced."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

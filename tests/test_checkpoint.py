@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import grain
@@ -165,3 +168,35 @@ def test_meta_is_json():
     again = json.loads(json.dumps(meta))
     assert configs.from_json(json.dumps(again["config"])) == configs.Config()
     assert again["category_ids"] == [7]
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from dyhead_jax.checkpoint import Checkpoints
+from dyhead_jax.steps import TrainState
+
+def kill(event, args):
+    if event == "os.rmdir" and os.path.basename(args[0]) == "meta":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def state(step):
+    return TrainState(np.int32(step), {"a": np.full(9, step, np.float32)}, {}, {"m": np.zeros(9, np.float32)})
+
+with Checkpoints(sys.argv[1], max_to_keep=1) as checkpoints:
+    checkpoints.save(state(1), {"note": "x"})
+    checkpoints.wait()
+    sys.addaudithook(kill)
+    checkpoints.save(state(2), {"note": "y"})
+    checkpoints.wait()
+"""
+
+
+def test_a_kill_while_an_old_one_is_deleted_leaves_whole_ones(tmp_path):
+    folder = tmp_path / "checkpoints"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(folder)], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest() == 2
+        assert {checkpoints.meta(step)["note"] for step in checkpoints.steps()} <= {"x", "y"}
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["2"]

@@ -6,7 +6,9 @@ came before. So a run resumed at a step sees what an uninterrupted one would hav
 host would have seen alone.
 """
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -111,9 +113,22 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         else:
             one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-            inner = iter(steps.to_iter_dataset(one).mp_prefetch(options))
+            inner = iter(steps.to_iter_dataset(one).mp_prefetch(options, worker_init_fn=_end_with_parent))
         inner.start_prefetch()
         return inner
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """In a loader process: it ends when the training process does, also where that is killed."""
+    del index, count
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def train_batches(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +154,20 @@ def test_hosts_together_see_what_one_sees(folder: Path, single: list[pipeline.Lo
 
 
 _WORKERS = """
-import json, sys
+import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from absl import app
-from tests.data.test_pipeline import _checksums, _config, _take
+from dyhead_jax.data import pipeline
+from tests.data.test_pipeline import _checksums, _config, _split, _take
 
 def main(argv):
-    print(json.dumps(_checksums(_take(_config(Path(argv[1]), workers=2), 4, start_step=2))))
+    config = _config(Path(argv[1]), workers=2)
+    if argv[2:] == ["killed"]:
+        batches = pipeline.train_batches(_split(config), config, 5)
+        next(batches)
+        print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(json.dumps(_checksums(_take(config, 4, start_step=2))))
 
 if __name__ == "__main__":
     app.run(main)
@@ -174,13 +183,36 @@ def _checksums(taken: list[pipeline.Loaded]) -> list[Any]:
     ]
 
 
-def test_worker_processes_give_the_same_batches(folder: Path, single: list[pipeline.Loaded], tmp_path: Path) -> None:
+def _with_workers(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "workers.py"
     script.write_text(_WORKERS)
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, str(script), str(folder)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_worker_processes_end_with_a_killed_one(folder: Path, tmp_path: Path) -> None:
+    done = _with_workers(tmp_path, str(folder), "killed")
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    workers = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(_lives(pid) for pid in workers):
+        assert time.monotonic() < deadline, "they live on"
+        time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_worker_processes_give_the_same_batches(folder: Path, single: list[pipeline.Loaded], tmp_path: Path) -> None:
+    done = _with_workers(tmp_path, str(folder))
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.strip().splitlines()[-1]) == _checksums(single[2:6])
 
