@@ -66,7 +66,7 @@ def atss(blocks: int, **head) -> ModelConfig:
     )
 
 
-@pytest.mark.parametrize(("blocks", "billions"), [(1, 21.2), (2, 42.4), (6, 127.3), (10, 212.1)])
+@pytest.mark.parametrize(("blocks", "billions"), [(1, 21.2), (2, 42.4), (4, 84.8), (6, 127.3), (8, 169.7), (10, 212.1)])
 def test_blocks_cost_what_the_reference_says(blocks, billions):
     found = cost.measure(atss(blocks), (800, 1344))
     assert found.parameters["dyhead"] == blocks * 1_917_276

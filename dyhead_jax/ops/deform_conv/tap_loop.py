@@ -80,7 +80,7 @@ def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
     """For g (b, p, c_out), gradients of `_project`: of its values, and a function of the values to that of matrix."""
     if groups == 1:
         d_values = jnp.einsum("bpd,cd->bpc", g, matrix, preferred_element_type=wide)
-        # image by image: one long sum with a small result is a third slower on the CPU
+        # image by image: one long sum with a small result takes 1.1 (256 channels) to 1.8 (64) times as long on a CPU
         return d_values, lambda v: jnp.einsum("bpc,bpd->bcd", v, g, preferred_element_type=wide).sum(0)
     by_group = g.reshape(*g.shape[:2], groups, -1)
     m = matrix.reshape(matrix.shape[0], groups, -1)
