@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from dyhead_jax import config as configs
 from dyhead_jax import layouts, names, pretrained, state_dict, weights_file
 from dyhead_jax.backbones.resnet import ResNet
 from dyhead_jax.backbones.swin import Swin
@@ -113,3 +115,31 @@ def test_other_weights_are_named(monkeypatch):
 def test_lite0_in_another_backbone_is_named():
     with pytest.raises(pretrained.PretrainedError, match=r"does not fit config\.model\.backbone"):
         pretrained.backbone("efficientnet-lite0", random_variables(MODELS["basic"], IMAGE, False))
+
+
+def test_norms_that_no_file_has_are_left_to_the_model(monkeypatch):
+    variables = random_variables(MODELS["swin"], IMAGE, False)
+    monkeypatch.setattr(weights_file, "read", lambda name: (file_of("swin-timm", variables), {}))
+    got = pretrained.backbone("weights.pth", jax.eval_shape(lambda: variables))
+    assert set(variables["params"]) - set(got["params"]) == {"norm0", "norm1", "norm2", "norm3"}
+    jax.tree.map(np.testing.assert_array_equal, got["params"], {k: variables["params"][k] for k in got["params"]})
+
+
+class Model(nn.Module):
+    def setup(self):
+        self.backbone, self.head = nn.Dense(2), nn.Dense(2)
+
+    def detect(self, images, sizes):
+        return self.head(self.backbone(images.astype(jnp.float32)))
+
+
+def test_training_starts_from_them(monkeypatch):
+    """With the rest as random as it would be without them."""
+    train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")
+    config = configs.Config(data=configs.DataConfig(canvases=((4, 4),)))
+    plain = train.first_variables(config, Model())
+    sevens = jax.tree.map(lambda x: np.full_like(x, 7.0), plain["params"]["backbone"])
+    monkeypatch.setattr(pretrained, "backbone", lambda name, shapes: {"params": sevens})
+    config.model.pretrained = "weights.pth"
+    got = train.first_variables(config, Model())
+    jax.tree.map(np.testing.assert_array_equal, got["params"], plain["params"] | {"backbone": sevens})

@@ -87,10 +87,10 @@ class DyHead(nn.Module):
 
     block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
     block with stacked parameters (leading axis num_blocks) in place of num_blocks copies, which compiles sooner; its
-    input has `features` channels. On a CPU a scanned block is slow: the gradient of a convolution inside a loop takes
-    some twenty times longer there (XLA of jax 0.10.1 and 0.12.0.1). valid_area: blocks get to know which cells lie on
-    the image, for their statistics; without it padding is
-    part of them, as in the references. The other fields are those of `DyHeadBlock`.
+    input has `features` channels. On a CPU a scanned block is slow: XLA (jax 0.10.1, 0.12.0.1) takes over ten times
+    as long for the gradient of a convolution inside a loop. valid_area: blocks get to know which cells lie on the
+    image, for their statistics; without it padding is part of them, as in the references. The other fields are those
+    of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
