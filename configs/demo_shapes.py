@@ -32,7 +32,8 @@ def get_config() -> Config:
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
-            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
+            # offsets start at zero; features leave a block about as large as its norms' output, so Adam learns on them
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple", norm_scale=12**0.5),
             head=ATSSConfig(kernel=3),
         ),
         data=DataConfig(

@@ -3,7 +3,8 @@
 The text behind the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two DyHead
 blocks, or followed by what is on: `plain` for no block (two layers of towers in their place), `none` for blocks with
 all three attentions off, or names of attentions. Backbone, pyramid, pictures and schedule are those of
-`demo_shapes.py`.
+`demo_shapes.py`. Blocks start with GroupNorm scales that make the features behind them about as large in every cell:
+the mean of three maps is smaller than each, and the scale attention starts by halving it.
 
     python train.py --config=configs/shapes_grid.py:fcos --workdir=runs/fcos
     python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
@@ -12,6 +13,7 @@ all three attentions off, or names of attentions. Backbone, pyramid, pictures an
 `benchmarks/drawn_shapes.py` runs a whole grid and writes its table.
 """
 
+import math
 from typing import Any
 
 from configs.demo_shapes import get_config as demo
@@ -43,6 +45,7 @@ def get_config(cell: str = "atss") -> Config:
     for name in ATTENTIONS:
         if on and name not in on:
             setattr(config.model.dyhead, name, "none")
+    config.model.dyhead.norm_scale = math.sqrt(3) * (1 if config.model.dyhead.scale == "none" else 2)
     config.model.head = HEADS[detector](towers=2 if on == ["plain"] else 0)
     return config
 

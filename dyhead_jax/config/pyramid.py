@@ -28,6 +28,7 @@ class DyHeadConfig:
     task: str = "dyhead_jax.dyhead.task:TaskAttention"  # "none": ReLU
     coarse_offsets: str = "flat"  # "flat" (as every published AP), "crop", "resize", "upsample_first"
     norm_groups: int = 16
+    norm_scale: float = 1.0  # initial scale of the GroupNorms; short trainings: 2 sqrt(3), see DyHead
     dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
     lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
     implementation: str = "auto"  # of deform_conv

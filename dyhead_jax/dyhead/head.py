@@ -46,6 +46,7 @@ class DyHeadBlock(nn.Module):
     task: Choice = TaskAttention
     coarse_offsets: str = "flat"
     norm_groups: int = 16
+    norm_scale: float = 1.0
     dcn_bias: bool = True
     lineage: str = "official"
     implementation: str = "auto"
@@ -75,6 +76,7 @@ class DyHeadBlock(nn.Module):
             features=self.features,
             coarse_offsets=self.coarse_offsets,
             norm_groups=self.norm_groups,
+            norm_scale=self.norm_scale,
             dcn_bias=self.dcn_bias,
             lineage=self.lineage,
             implementation=self.implementation,
@@ -89,8 +91,10 @@ class DyHead(nn.Module):
     block with stacked parameters (leading axis num_blocks) in place of num_blocks copies, which compiles sooner; its
     input has `features` channels. On a CPU a scanned block is slow: XLA (jax 0.10.1, 0.12.0.1) takes over ten times
     as long for the gradient of a convolution inside a loop. valid_area: blocks get to know which cells lie on the
-    image, for their statistics; without it padding is part of them, as in the references. The other fields are those
-    of `DyHeadBlock`.
+    image, for their statistics; without it padding is part of them, as in the references.
+    norm_scale: what the scales of the GroupNorms start at. With the references' 1 a block hands on features of standard
+    deviation 0.29 (the mean of three normed maps, each halved by the scale attention), and short trainings with Adam
+    then learn slowly behind it; 2 sqrt(3) starts at about 1. The other fields are those of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
@@ -101,6 +105,7 @@ class DyHead(nn.Module):
     task: Choice = TaskAttention
     coarse_offsets: str = "flat"
     norm_groups: int = 16
+    norm_scale: float = 1.0
     dcn_bias: bool = True
     lineage: str = "official"
     implementation: str = "auto"
@@ -124,8 +129,8 @@ class DyHead(nn.Module):
         options = {
             name: getattr(self, name)
             for name in (
-                "features", "spatial", "scale", "task", "coarse_offsets", "norm_groups", "dcn_bias", "lineage",
-                "implementation", "dtype",
+                "features", "spatial", "scale", "task", "coarse_offsets", "norm_groups", "norm_scale", "dcn_bias",
+                "lineage", "implementation", "dtype",
             )
         }  # fmt: skip
         if not self.scan or self.num_blocks == 0:

@@ -21,7 +21,8 @@ class SpatialAttention(nn.Module):
     and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. The convolution of a
     kind runs over all levels in one loop. Offsets, masks and norms are float32.
 
-    features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5;
+    features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5, whose
+    scale starts at norm_scale (1 in the references; see `DyHead`);
     dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
     lineage: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
     N(0, 0.01) ("mmdet") or zero ("mmdet_simple"), bias 0 in the last two.
@@ -31,6 +32,7 @@ class SpatialAttention(nn.Module):
     features: int = 256
     coarse_offsets: str = "flat"
     norm_groups: int = 16
+    norm_scale: float = 1.0
     dcn_bias: bool = True
     lineage: str = "official"
     implementation: str = "auto"
@@ -91,9 +93,7 @@ class SpatialAttention(nn.Module):
         c_in = maps[0].shape[-1]
         kernel = self.param(f"{kind}_kernel", torch_uniform(TAPS * c_in), (3, 3, c_in, self.features))
         bias = self.param(f"{kind}_bias", nn.initializers.zeros, (self.features,)) if self.dcn_bias else None
-        norm = nn.GroupNorm(
-            self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"{kind}_norm"
-        )
+        norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
         maps = [x.astype(self.dtype) for x in maps]
         kernel = kernel.astype(self.dtype)
         out = deform_conv_levels(
@@ -110,6 +110,7 @@ class PlainNeighbours(nn.Module):
 
     features: int = 256
     norm_groups: int = 16
+    norm_scale: float = 1.0
     dcn_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
@@ -123,9 +124,7 @@ class PlainNeighbours(nn.Module):
             conv = nn.Conv(
                 self.features, (3, 3), stride, 1, kernel_init=init, use_bias=self.dcn_bias, dtype=self.dtype, name=kind
             )
-            norm = nn.GroupNorm(
-                self.norm_groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"{kind}_norm"
-            )
+            norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
             return lambda x, cells: normed(norm, conv(x), cells)
 
         own = branch("mid", 1)
@@ -141,6 +140,12 @@ class PlainNeighbours(nn.Module):
             small = coarser(pyramid[level + 1], cells[level + 1])
             candidates[level].append(upsample_align_corners(small, sizes[level]))
         return candidates
+
+
+def group_norm(groups: int, scale: float, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+    """GroupNorm with epsilon 1e-5 whose scale starts at `scale`."""
+    start = nn.initializers.constant(scale)
+    return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, scale_init=start, dtype=dtype, name=name)
 
 
 def check_halving(pyramid: list[jax.Array]) -> None:

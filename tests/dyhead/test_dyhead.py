@@ -239,6 +239,16 @@ def test_initialisation(lineage):
     assert not params["scale"]["gate"]["bias"].any()
 
 
+@pytest.mark.parametrize(("fields", "size"), [({}, 0.29), ({"norm_scale": 12**0.5}, 1.0), ({"scale": None}, 0.58)])
+def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, size):
+    """Of a level with both neighbours: the root mean square before the ReLU, of which the ReLU leaves half a square."""
+    params, out = run(DyHeadBlock(features=128, norm_groups=4, task=None, **fields), pyramid)
+    assert {float(x) for k in ("mid", "low", "high") for x in params["params"]["spatial"][f"{k}_norm"]["scale"]} == {
+        pytest.approx(fields.get("norm_scale", 1.0))
+    }
+    assert float(jnp.sqrt(2 * jnp.mean(out[1] ** 2))) == pytest.approx(size, rel=0.25)
+
+
 def test_bfloat16_stays_close(pyramid):
     variables, wide = run(small_block(), pyramid)
     half = steps.jit_once(small_block(dtype=jnp.bfloat16).apply)(variables, [x.astype(jnp.bfloat16) for x in pyramid])
