@@ -13,7 +13,6 @@ the mean of three maps is smaller than each, and the scale attention starts by h
 `benchmarks/drawn_shapes.py` runs a whole grid and writes its table.
 """
 
-import math
 from typing import Any
 
 from configs.demo_shapes import get_config as demo
@@ -45,7 +44,7 @@ def get_config(cell: str = "atss") -> Config:
     for name in ATTENTIONS:
         if on and name not in on:
             setattr(config.model.dyhead, name, "none")
-    config.model.dyhead.norm_scale = math.sqrt(3) * (1 if config.model.dyhead.scale == "none" else 2)
+    config.model.dyhead.norm_scale = 3**0.5 * (1 if config.model.dyhead.scale == "none" else 2)
     config.model.head = HEADS[detector](towers=2 if on == ["plain"] else 0)
     return config
 

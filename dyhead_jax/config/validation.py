@@ -58,6 +58,7 @@ def validate(config: Config) -> None:
             raise ConfigError(f"config.{name} is {value!r}; it may be {', '.join(map(repr, allowed))}")
     positive = [
         ("model.num_classes", model.num_classes),
+        ("model.dyhead.norm_scale", model.dyhead.norm_scale),
         ("data.batch_size", data.batch_size),
         ("data.eval_batch_size", data.eval_batch_size),
         ("data.max_boxes", data.max_boxes),

@@ -239,12 +239,21 @@ def test_initialisation(lineage):
     assert not params["scale"]["gate"]["bias"].any()
 
 
-@pytest.mark.parametrize(("fields", "size"), [({}, 0.29), ({"norm_scale": 12**0.5}, 1.0), ({"scale": None}, 0.58)])
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, 0.29),
+        ({"norm_scale": 12**0.5}, 1.0),
+        ({"scale": None}, 0.58),
+        ({"spatial": None, "norm_scale": 12**0.5}, 1.0),
+    ],
+)
 def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, size):
     """Of a level with both neighbours: the root mean square before the ReLU, of which the ReLU leaves half a square."""
-    params, out = run(DyHeadBlock(features=128, norm_groups=4, task=None, **fields), pyramid)
+    params, out = run(DyHead(num_blocks=1, features=128, norm_groups=4, task=None, **fields), pyramid)
+    spatial = params["params"]["block_0"]["spatial"]
     for kind in ("mid", "low", "high"):
-        np.testing.assert_allclose(params["params"]["spatial"][f"{kind}_norm"]["scale"], fields.get("norm_scale", 1.0))
+        np.testing.assert_allclose(spatial[f"{kind}_norm"]["scale"], fields.get("norm_scale", 1.0))
     assert float(jnp.sqrt(2 * jnp.mean(out[1] ** 2))) == pytest.approx(size, rel=0.25)
 
 
