@@ -60,22 +60,29 @@ def run_cell(cell: str, seed: int, options: argparse.Namespace) -> dict[str, flo
 
 
 def table(grid: str, results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> str:
-    """Markdown: the mean over seeds, and the range where there are several."""
+    """Markdown: means over seeds; of AP the range and standard deviation too where there are several, and what it is
+    above the same detector without DyHead (detectors) or with all attentions off (attentions), seed by seed."""
+    without = {"detectors": "plain", "attentions": "none"}[grid]
     given = f"--steps={options.steps} --seeds={options.seeds}"
     lines = [
         f"Command: `python benchmarks/drawn_shapes.py {grid} --workdir=runs/grid {given}`",
         "",
         ", ".join(f"{key} {value}" for key, value in machine().items()),
         "",
-        "| cell | " + " | ".join(SHOWN) + " | AP over seeds | seconds |",
-        "|---|" + "---|" * (len(SHOWN) + 2),
+        "| cell | " + " | ".join(SHOWN) + f" | AP over seeds | AP over {without} | seconds |",
+        "|---|" + "---|" * (len(SHOWN) + 3),
     ]
     for cell, runs in results.items():
         means = [f"{statistics.mean(run[name] for run in runs):.3f}" for name in SHOWN]
         aps = [run["AP"] for run in runs]
-        spread = f"{min(aps):.3f} to {max(aps):.3f} ({len(aps)})" if len(aps) > 1 else "one seed"
+        base = f"{cell.split(',')[0]},{without}"
+        gains = [run["AP"] - other["AP"] for run, other in zip(runs, results.get(base, []), strict=False)]
+        spread = f"{min(aps):.3f} to {max(aps):.3f}, sd {statistics.stdev(aps):.3f}" if len(aps) > 1 else "one seed"
+        gain = f"{statistics.mean(gains):+.3f}" if gains and cell != base else ""
+        if gain and len(gains) > 1:
+            gain += f" ({min(gains):+.3f} to {max(gains):+.3f})"
         seconds = statistics.mean(run["seconds"] for run in runs)
-        lines.append(f"| `{cell}` | " + " | ".join(means) + f" | {spread} | {seconds:.0f} |")
+        lines.append(f"| `{cell}` | " + " | ".join(means) + f" | {spread} | {gain} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
