@@ -199,3 +199,9 @@ def test_a_gathered_batch_is_seen():
 def test_an_impossible_grid_is_named(name):
     with pytest.raises(UsageError, match=f"--topology={name}: "):
         tpu.devices(name)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x4", 16), ("v5p:2x2x1", 4), ("v5e:4x4", 16), ("v6e:4x4", 16)])
+def test_a_device_is_a_whole_chip(topology, chips):
+    assert len(tpu.devices(topology)) == chips

@@ -70,8 +70,10 @@ def devices(topology: str) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")  # where there is a TPU it is left alone
     from jax.experimental import topologies
 
+    # v4's two cores are one device on real machines, but two for the compiler unless it is told
+    chip = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chip).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UsageError(f"--topology={topology}: {one_line(error)}") from error
     return sorted(found, key=lambda device: (device.process_index, device.id))
