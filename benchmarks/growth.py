@@ -1,0 +1,79 @@
+"""How time and memory of a DyHead block grow with the pixels of an image, and with the batch: fitted exponents.
+
+    python benchmarks/growth.py --out=benchmarks/results/growth_cpu.md
+
+Square images from 256 to 1333 pixels one at a time, then batches of 1, 2 and 4 images of 512 pixels; forward +
+backward. The exponent is the slope of a straight line through the logarithms; 1 is linear. Each level's map is a ceiling
+of half of the one before, so "cells" counts those of the pyramid.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dyhead_jax import command, steps
+from dyhead_jax.benchmark import block, timing
+from dyhead_jax.benchmark.timing import MIB, compiled, machine, with_gradients
+from dyhead_jax.dyhead import DyHead
+from dyhead_jax.report import write_atomic
+
+SIDES = (256, 384, 512, 640, 800, 1067, 1333)
+BATCHES, SIDE = (1, 2, 4), 512
+
+
+def program(side: int, batch: int, channels: int) -> tuple[int, timing.Program]:
+    """The cells of the batch's pyramids, and the block's forward + backward on them."""
+    levels = block.sizes((side, side), 5)
+    keys = jax.random.split(jax.random.key(0), len(levels))
+    pyramid = [jax.random.normal(k, (batch, *level, channels)) for k, level in zip(keys, levels, strict=True)]
+    head = DyHead(num_blocks=1, features=channels)
+    variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
+    name = f"{batch} x {side} x {side}"
+    return batch * sum(h * w for h, w in levels), compiled(name, with_gradients(head.apply, (0, 1)), variables, pyramid)
+
+
+def exponent(cells: list[int], values: list[float]) -> float:
+    return float(np.polyfit(np.log(cells), np.log(values), 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds (5)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables here as well")
+    options = parser.parse_args()
+    lines = [
+        f"Command: `python benchmarks/growth.py --channels={options.channels} --repeats={options.repeats}`",
+        "",
+        ", ".join(f"{key} {value}" for key, value in machine().items()),
+        "",
+        f"One DyHead block, {options.channels} channels, five levels, float32, forward + backward.",
+    ]
+    for what, chosen in {
+        "pixels": [(side, 1) for side in SIDES],
+        "batch": [(SIDE, batch) for batch in BATCHES],
+    }.items():
+        made = [program(side, batch, options.channels) for side, batch in chosen]
+        timing.run_in_turn([p for _, p in made], options.repeats, warmup=1)
+        lines += [
+            "",
+            "| images | cells | median, ms | ns a cell | temporaries, MiB | bytes a cell |",
+            "|---|---|---|---|---|---|",
+        ]
+        for cells, p in made:
+            each = f"{p.median / cells * 1e9:.0f} | {p.temporaries / MIB:.0f} | {p.temporaries / cells:.0f}"
+            lines.append(f"| {p.name} | {cells} | {p.median * 1e3:.1f} | {each} |")
+        cells = [cells for cells, _ in made]
+        time = exponent(cells, [p.median for _, p in made])
+        memory = exponent(cells, [p.temporaries for _, p in made])
+        lines += ["", f"Exponents in {what}: time {time:.3f}, temporaries {memory:.3f}."]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.out is not None:
+        write_atomic(options.out, text.encode())
+
+
+if __name__ == "__main__":
+    command.run(main)
