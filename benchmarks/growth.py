@@ -3,8 +3,8 @@
     python benchmarks/growth.py --out=benchmarks/results/growth_cpu.md
 
 Square images from 256 to 1333 pixels one at a time, then batches of 1, 2 and 4 images of 512 pixels; forward +
-backward. The exponent is the slope of a straight line through the logarithms; 1 is linear. Each level's map is a ceiling
-of half of the one before, so "cells" counts those of the pyramid.
+backward. The exponent is the slope of a straight line through the logarithms of both; 1 is linear. "cells" are those of
+the pyramid: a level has half of the one before, rounded up.
 """
 
 import argparse
