@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dyhead_jax import command, steps
@@ -26,8 +27,7 @@ BATCHES, SIDE = (1, 2, 4), 512
 def program(side: int, batch: int, channels: int) -> tuple[int, timing.Program]:
     """The cells of the batch's pyramids, and the block's forward + backward on them."""
     levels = block.sizes((side, side), 5)
-    keys = jax.random.split(jax.random.key(0), len(levels))
-    pyramid = [jax.random.normal(k, (batch, *level, channels)) for k, level in zip(keys, levels, strict=True)]
+    pyramid = block.random_pyramid(levels, batch, channels, jnp.float32)
     head = DyHead(num_blocks=1, features=channels)
     variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
     name = f"{batch} x {side} x {side}"

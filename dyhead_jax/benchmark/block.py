@@ -51,10 +51,7 @@ def run(options: argparse.Namespace) -> None:
         variants[text] = {kind: path}
     dtype = jnp.dtype(options.dtype)
     levels = sizes(options.size, options.levels)
-    pyramid = [
-        jax.random.normal(jax.random.key(i), (options.batch, *s, options.channels)) for i, s in enumerate(levels)
-    ]
-    pyramid = [x.astype(dtype) for x in pyramid]
+    pyramid = random_pyramid(levels, options.batch, options.channels, dtype)
     programs = []
     for name, choice in variants.items():
         fields = {
@@ -86,3 +83,9 @@ def sizes(image: tuple[int, int], levels: int, stride: int = 8) -> list[tuple[in
         h, w = result[-1]
         result.append(((h + 1) // 2, (w + 1) // 2))
     return result
+
+
+def random_pyramid(levels: list[tuple[int, int]], batch: int, channels: int, dtype: Any) -> list[jax.Array]:
+    """Normal noise [(batch, h_l, w_l, channels)] for each of the map sizes."""
+    keys = jax.random.split(jax.random.key(8), len(levels))
+    return [jax.random.normal(k, (batch, *s, channels), dtype) for k, s in zip(keys, levels, strict=True)]

@@ -48,6 +48,4 @@ def random_pyramid(config) -> list[jax.Array]:
     height, width = data.canvases[0]
     stride = 4 * 2**neck.start  # of the backbone's stage `start`
     levels = block.sizes((height, width), neck.levels, stride)
-    keys = jax.random.split(jax.random.key(8), len(levels))
-    shapes = [(data.batch_size, *level, neck.features) for level in levels]
-    return [jax.random.normal(k, s, jnp.dtype(config.model.dtype)) for k, s in zip(keys, shapes, strict=True)]
+    return block.random_pyramid(levels, data.batch_size, neck.features, jnp.dtype(config.model.dtype))
