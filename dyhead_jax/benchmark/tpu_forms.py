@@ -8,8 +8,8 @@ fastest with gradients, and which form is at the largest map.
 
 The compiler counts a loop's body once. Here each round of the loops over taps counts: --unroll 9 compiles them
 unrolled, --unroll 3 by a third of that, and goes on from there; --unroll 3 says a tenth to a fifth less where both were
-tried. A "+" marks an estimate without some operations, of which the compiler does not know the cost. Takes hours on few
-cores. Needs libtpu: the extra `tpu`.
+tried. A "+" marks an estimate without some operations, of which the compiler does not know the cost. Takes half an hour
+on two cores. Needs libtpu: the extra `tpu`.
 
   python -m dyhead_jax.benchmark tpu-forms --write benchmarks/results/tpu_forms_v5e.md
   python -m dyhead_jax.benchmark tpu-forms --part op --size 25x42 --form hat --form packed
