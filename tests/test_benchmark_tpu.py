@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from dyhead_jax.backbones import resnet
 from dyhead_jax.benchmark import __main__ as benchmark
 from dyhead_jax.benchmark import hlo, tpu, tpu_compile, tpu_forms
 from dyhead_jax.command import UsageError
+from dyhead_jax.ops.deform_conv import choice
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='needs libtpu, the TPU compiler: pip install -e ".[tpu,test]"'
@@ -120,6 +123,12 @@ def test_where_a_growing_ratio_crosses_one():
     assert tpu_forms.crossing({100: 0.5, 1600: 2.0}) == 400
     assert tpu_forms.crossing({100: 0.5, 200: 0.9}) == 200
     assert tpu_forms.crossing({100: 1.5}) == 0
+
+
+def test_the_choice_on_tpus_is_that_of_the_table_in_the_results():
+    table = (Path(__file__).parents[1] / "benchmarks/results/tpu_forms_v5e.md").read_text()
+    [(pixels, large)] = re.findall(r"`HAT_PIXELS` (\d+), `LARGE` '(\w+)'", table)
+    assert (choice.HAT_PIXELS["tpu"], choice.LARGE["tpu"]) == (int(pixels), large)
 
 
 @pytest.mark.parametrize("command", ["tpu-compile --config=tiny.py", "tpu-forms"])

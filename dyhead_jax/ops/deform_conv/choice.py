@@ -7,7 +7,7 @@ import jax
 FORMS = ("taps", "packed", "hat")
 BACKENDS = ("cpu", "gpu", "tpu")
 # Maps of at most so many pixels are read by `hat`, larger ones by the form beside it. TPU: where the two cross, with
-# gradients, between 25x42 (hat .459, packed .793 ms) and 50x84 (4.938, 2.434 ms). Not measured: libtpu 0.0.50.1's
+# gradients, between 25x42 (hat .459, packed .793 ms) and 50x76 (4.029, 2.183 ms). Not measured: libtpu 0.0.50.1's
 # estimates for a v5e, 256 channels, bfloat16, November 2026; `python -m dyhead_jax.benchmark tpu-forms` makes them.
 HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1926}
 LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
