@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         "",
         "The TPU compiler's estimates, not measurements: " + ", ".join(f"{k} {v}" for k, v in tpu.versions().items()),
         f"One chip of {options.topology}, {options.channels} channels, {options.dtype}, batch 1;"
-        f" taps unrolled by {options.unroll}. A \"+\" marks an estimate without operations of unknown cost.",
+        f' taps unrolled by {options.unroll}. A "+" marks an estimate without operations of unknown cost.',
     )
     if "op" in parts:
         say("", "## 3x3 deformable convolution", "", *head_of("map", *HEADER))
