@@ -69,7 +69,7 @@ HEADS: dict[str, Any] = {
     "atss": lambda towers: ATSSConfig(towers=towers, kernel=3),
     "retinanet": lambda towers: RetinaNetConfig(towers=towers, min_positive_iou=0.2),
     "fcos": lambda towers: recipes.improved_fcos(towers=towers, norm_groups=16, level_limits=LIMITS),
-    "reppoints": lambda towers: RepPointsConfig(towers=towers, norm_groups=16, min_positive_iou=0.1),
+    "reppoints": lambda towers: RepPointsConfig(towers=towers, norm_groups=16, grid_start=2.0, min_positive_iou=0.1),
     "faster_rcnn": _faster_rcnn,
     "borderdet": lambda towers: BorderDetConfig(
         towers=towers, norm_groups=16, level_limits=LIMITS, border_class_features=64, border_box_features=32

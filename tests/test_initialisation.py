@@ -60,6 +60,15 @@ CASES = {
         config.RepPointsConfig(towers=1),
         ((r".*deform_kernel", uniform(2)), (r"moment_transfer", constant(0)), *DENSE),
     ),
+    "reppoints_grid": (
+        config.RepPointsConfig(towers=1, grid_start=2.0),
+        (
+            (r".*deform_kernel", uniform(2)),
+            (r"moment_transfer", constant(0)),
+            (r"first_predictor/bias", constant([-2, -2, -2, 0, -2, 2, 0, -2, 0, 0, 0, 2, 2, -2, 2, 0, 2, 2])),
+            *DENSE,
+        ),
+    ),
     "faster_rcnn": (
         config.FasterRCNNConfig(rpn_features=32, roi_levels=2, roi_size=3, fc_features=32, proposals=(8, 8)),
         (

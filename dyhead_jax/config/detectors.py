@@ -79,6 +79,7 @@ class RepPointsConfig:
     towers: int = 3  # conv-GN-ReLU layers; 0 puts DyHead in their place
     norm_groups: int = 32  # of the towers; 0 for no norm
     point_scale: float = 4.0  # strides in the side of a box that a level answers for, and the unit of the point losses
+    grid_start: float = 0.0  # strides between the points of the first stage when training starts; 0: all on the cell's
     positive_number: int = 1  # nearest points that answer for a box in the first stage
     positive_iou: float = 0.5  # of the first stage's boxes with the truth, for the second: at least this is positive
     negative_iou: float = 0.4  # below this, negative; between them it does not train

@@ -30,12 +30,15 @@ class RepPoints(Detector):
     the first stage's boxes do, by IoU, as anchors do in RetinaNet; class is learned there. offset_gradient and
     moment_gradient scale gradients only. min_positive_iou: 0 as in the reference, where a box that no prediction
     touches takes all that touch no other.
-    Initialisation: convolutions N(0, 0.01), deformable ones He-uniform, class bias -log(99), the rest 0.
+    Initialisation: convolutions N(0, 0.01), deformable ones He-uniform, class bias -log(99), the rest 0, and so the
+    first points; with grid_start their bias spreads them as a 3x3 grid of so many strides, so that boxes have a size and
+    the deformable convolutions see their surroundings from the first step.
     """
 
     towers: int = 3
     norm_groups: int = 32
     point_scale: float = 4.0
+    grid_start: float = 0.0
     positive_number: int = 1
     positive_iou: float = 0.5
     negative_iou: float = 0.4
@@ -58,7 +61,8 @@ class RepPoints(Detector):
         self.class_tower = Tower(self.towers, features, norm_groups=self.norm_groups, dtype=self.dtype)
         self.point_tower = Tower(self.towers, features, norm_groups=self.norm_groups, dtype=self.dtype)
         self.first_conv = predictor(features, 3, self.dtype, None)
-        self.first_predictor = predictor(2 * POINTS, 1, self.dtype, None)
+        start = nn.initializers.constant(self.grid_start * TAPS.ravel())
+        self.first_predictor = predictor(2 * POINTS, 1, self.dtype, None, start)
         shape = (3, 3, width, features)
         self.class_deform_kernel = self.param("class_deform_kernel", nn.initializers.he_uniform(), shape)
         self.second_deform_kernel = self.param("second_deform_kernel", nn.initializers.he_uniform(), shape)

@@ -116,6 +116,29 @@ def test_parts_by_configuration():
             assert ("dyhead" in shapes["params"]) == (blocks == 1)
 
 
+def test_reppoints_from_a_grid():
+    """With grid_start the first boxes are squares around their cells before any training, so that some overlap a box
+    of their level's size well; without it they have no size to speak of, and none does."""
+    truth, sure = TRUTH.replace(sizes=None), {}
+    for start in (0.0, 2.0):
+        model = tiny.make(RepPoints, towers=1, norm_groups=4, grid_start=start)
+
+        @steps.jit_once
+        def matched(variables, images, truth, model=model):
+            maps = model.apply(variables, images, None, method="features")
+            boxes = jnp.concatenate([x.reshape(len(images), -1, 4) for x in maps["box_first"]], axis=1)
+            boxes = model.apply(variables, SHAPES, boxes, method="in_pixels")
+            return maps["box_first"], geometry.pairwise_iou(truth.boxes[0], boxes[0])
+
+        first, overlap = matched(tiny.init(model), tiny.images(2), truth)
+        sides = [np.asarray(x[..., 2:] - x[..., :2]) for x in first]
+        # nine points, `start` apart: the unbiased deviation is start * sqrt(6 / 8), a box two of them
+        for side in sides:
+            np.testing.assert_allclose(side, start * 3**0.5, atol=0.5)
+        sure[start] = float(np.asarray(overlap)[truth.mask[0]].max())
+    assert sure[2.0] > 0.5 > sure[0.0]
+
+
 def test_wrong_options():
     for bad, name in (({"distance": "log"}, "distance"), ({"centerness_on": "all"}, "centerness_on")):
         model = tiny.make(FCOS, level_limits=(32.0, 64.0), **bad)
