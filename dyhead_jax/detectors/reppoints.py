@@ -31,8 +31,8 @@ class RepPoints(Detector):
     moment_gradient scale gradients only. min_positive_iou: 0 as in the reference, where a box that no prediction
     touches takes all that touch no other.
     Initialisation: convolutions N(0, 0.01), deformable ones He-uniform, class bias -log(99), the rest 0, and so the
-    first points; with grid_start their bias spreads them as a 3x3 grid of so many strides, so that boxes have a size and
-    the deformable convolutions see their surroundings from the first step.
+    first points; with grid_start their bias spreads them as a 3x3 grid of so many strides: boxes have a size, and the
+    deformable convolutions see their surroundings, from the first step.
     """
 
     towers: int = 3
