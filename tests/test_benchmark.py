@@ -9,7 +9,7 @@ import pytest
 
 from dyhead_jax.backbones import resnet
 from dyhead_jax.benchmark import __main__ as benchmark
-from dyhead_jax.benchmark import block, options, timing
+from dyhead_jax.benchmark import block, options, remat, timing
 from dyhead_jax.command import UsageError
 
 
@@ -97,6 +97,32 @@ def test_commands(arguments, tmp_path, monkeypatch, capsys):
         assert program["name"] in shown
     if "--compare" in arguments:
         assert "tiny.py:16 forward / tiny.py forward: " in shown
+
+
+def test_remat_compiles_every_combination(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
+    found = []
+
+    def compiled(name, step, *arguments):  # tracing says what was asked for; eight compilations say no more
+        text = str(jax.make_jaxpr(step)(*arguments))
+        found.append((text.count("remat2[") + text.count("checkpoint["), text.count("length=3")))
+        return timing.Program(name, lambda: None, 1.0, 0.0, 0.0, timing.MIB * 2.0 ** -len(found))
+
+    monkeypatch.setattr(remat, "compiled", compiled)
+    blocks = ["--config.model.dyhead.num_blocks=3", "--out=table.md"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", "remat", "--config=tiny.py", *blocks])
+    benchmark.main()
+    regions, loops = ([each[i] for each in found] for i in range(2))
+    backbone = regions[4]
+    assert backbone > 0
+    assert [n > 0 for n in loops] == [False, True] * 4
+    assert regions == [0, 0, regions[2], regions[3], *(backbone + n for n in (0, 0, regions[2], regions[3]))]
+    assert regions[2] == 3 * regions[3] > 0
+    table = (tmp_path / "table.md").read_text()
+    assert table == capsys.readouterr().out
+    assert "| yes | yes | yes | 0 | 0.01 | 1.0 |" in table
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ class ResNet(nn.Module):
 
     Convolutions start He-normal by fan-out, norms at scale 1 and bias 0, offset convolutions at zero. Frozen stages
     keep their batch norm in eval mode whatever `norm` says, and no gradient flows into them.
+    remat: recompute each block in the backward pass.
     axis_name: the mapped axis over which `norm="sync"` averages statistics; None where one program sees the batch.
     """
 
@@ -165,6 +166,7 @@ class ResNet(nn.Module):
     frozen_stages: int = 1
     deform: str = "none"
     deform_stages: tuple[int, ...] = ()
+    remat: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -177,6 +179,9 @@ class ResNet(nn.Module):
         """
         self._check()
         bottleneck, blocks = DEPTHS[self.depth]
+        cls: Any = Bottleneck if bottleneck else BasicBlock
+        if self.remat:
+            cls = nn.remat(cls, static_argnums=(2,))  # `train`
         stem = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")
         norm = BatchNorm(self._norm(0), axis_name=self.axis_name, name="bn1")
         x = nn.relu(conv_norm(stem, norm, images, train))
@@ -195,9 +200,9 @@ class ResNet(nn.Module):
                     if self.groups > 1:
                         inner = math.floor(planes * (self.group_width / self.width)) * self.groups
                     deform = self.deform if stage + 1 in self.deform_stages else "none"
-                    block = Bottleneck(planes, inner, stride, self.style, self.groups, deform, **shared, name=name)
+                    block = cls(planes, inner, stride, self.style, self.groups, deform, **shared, name=name)
                 else:
-                    block = BasicBlock(planes, stride, **shared, name=name)
+                    block = cls(planes, stride, **shared, name=name)
                 x = block(x, train)
             if self.frozen_stages >= stage:
                 x = jax.lax.stop_gradient(x)

@@ -10,7 +10,7 @@ import sys
 
 from dyhead_jax import command
 
-COMMANDS = ("op", "block", "head", "train", "infer", "cost", "tpu-compile", "tpu-forms")
+COMMANDS = ("op", "block", "head", "train", "infer", "cost", "remat", "tpu-compile", "tpu-forms")
 
 
 def main() -> int | None:

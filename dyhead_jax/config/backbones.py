@@ -17,6 +17,7 @@ class ResNetConfig:
     frozen_stages: int = 1  # -1 nothing, 0 the stem, k the stem and the first k stages
     deform: str = "none"  # "none", "v1" (offsets) or "v2" (offsets and mask)
     deform_stages: tuple[int, ...] = ()  # among 2, 3, 4, 5, for the maps C2 to C5
+    remat: bool = False  # recompute each block in the backward pass
 
 
 @dataclass(slots=True, kw_only=True)

@@ -52,6 +52,20 @@ def test_gradient_is_zero_exactly_where_frozen(images, variables, norm):
         assert (float(jnp.abs(leaf).max()) == 0) == model.is_frozen(path), path
 
 
+def test_remat_changes_nothing(images, variables):
+    def run(model):
+        def objective(params):
+            maps, moved = model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
+            return sum(jnp.square(m).sum() for m in maps), moved
+
+        return steps.jit_once(jax.value_and_grad(objective, has_aux=True))(variables["params"])
+
+    model = TINY.clone(norm="sync")
+    got, expected = run(model.clone(remat=True)), run(model)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_only_trained_stages_move_their_statistics(images, variables):
     model = TINY.clone(norm="sync")
     _, updated = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(variables, images)
