@@ -1,8 +1,8 @@
 """What recomputing and scanning blocks do to a training step: temporaries and compile time. Nothing is run.
 
-Compiles the step of a config (forward, backward, update) for one device: with DyHead's blocks as they are, recomputed in
-the backward pass (`model.dyhead.remat`), as one compiled block in a loop (`model.dyhead.scan`), and both, without and
-with the backbone's blocks recomputed (`model.backbone.remat`), where it can.
+Compiles the step of a config (forward, backward, update) for one device: with DyHead's blocks as they are, recomputed
+in the backward pass (`model.dyhead.remat`), as one compiled block in a loop (`model.dyhead.scan`), and both; without
+and with the backbone's blocks recomputed (`model.backbone.remat`), where it can.
 Temporaries are the compiler's figure (`memory_analysis()`), of buffers that are neither the state nor the batch.
 
   python -m dyhead_jax.benchmark remat --config=configs/atss_r50_dyhead_1x.py --batch 1 --size 800x1344
