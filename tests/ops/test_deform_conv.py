@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv, deform_conv_levels
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels
 from tests.ops import deform_conv_reference
 
 EACH = pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
@@ -139,6 +139,38 @@ def test_levels_together_equal_levels_alone(implementation):
             v["x"], v["offsets"], v["mask"], fine["kernel"], fine["bias"], padding=1, implementation=implementation
         )
         np.testing.assert_allclose(got, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["taps", "packed"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch):
+    """Values and all gradients, for positions that fill the last piece and that do not."""
+    kernel, groups = (3, 3), 2
+    a = inputs(kernel, (1, 1), (1, 1), (1, 1), groups, 3, masked, True)
+    b = inputs(kernel, (1, 1), (1, 1), (1, 1), groups, 3, masked, True, h=5, w=3)
+    maps, offsets = [a["x"], b["x"]], [a["offsets"], b["offsets"]]
+    masks = [a["mask"], b["mask"]] if masked else None
+
+    def run(most):
+        monkeypatch.setitem(choice.PIECE, "cpu", most)
+
+        def objective(maps, offsets, masks, kernel, bias):
+            out = deform_conv_levels(
+                maps, offsets, masks, kernel, bias, padding=1, groups=groups, implementation=implementation
+            )
+            return sum(jnp.sum(jnp.sin(x)) for x in out), out
+
+        function = jax.value_and_grad(objective, argnums=tuple(range(5)), has_aux=True)
+        arguments = (maps, offsets, masks, a["kernel"], a["bias"])
+        return jax.jit(function)(*arguments), str(jax.make_jaxpr(function)(*arguments)).count("length=")
+
+    whole, loops = run(0)
+    size = 2 * (7 * 6 + 5 * 3) * 6 * 4  # bytes: images, positions, channels of float32
+    for pieces in (3, 4):  # of 57 positions
+        parts, more = run(size // pieces)
+        assert more > loops
+        for got, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
 
 
 @EACH

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dyhead_jax.ops.deform_conv import choice, geometry
 from dyhead_jax.ops.deform_conv.tap_loop import FORMS, tap_loop
@@ -99,7 +100,9 @@ def deform_conv_levels(
         if masks is not None:
             blend = geometry.by_tap([masks[i][..., None] for i in chosen], deform_groups)[..., 0].astype(y.dtype)
         flat = kernel.reshape(taps, *kernel.shape[2:])
-        out: Any = tap_loop(form, layouts, groups, deform_groups, [maps[i] for i in chosen], y, x_, blend, flat)
+        size = y.shape[1] * y.shape[3] * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
+        pieces = choice.pieces(implementation, form, size)
+        out: Any = tap_loop(form, layouts, groups, deform_groups, pieces, [maps[i] for i in chosen], y, x_, blend, flat)
         if bias is not None:
             out = out + bias.astype(out.dtype).reshape(1, 1, -1)
         out = out.astype(maps[0].dtype)

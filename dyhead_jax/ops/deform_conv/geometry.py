@@ -32,6 +32,16 @@ class Layout(NamedTuple):
         return self.out_height * self.out_width
 
 
+class Source(NamedTuple):
+    """Of each position the map that its samples read, (1, 1, p): its size, its first row in the table of all maps, and
+    the rows between a pixel and the one below it."""
+
+    height: jax.Array
+    width: jax.Array
+    row: jax.Array
+    pitch: jax.Array
+
+
 class Samples(NamedTuple):
     """All samples of one tap, each (b, g, p)."""
 
@@ -41,6 +51,8 @@ class Samples(NamedTuple):
     fx: jax.Array
     blend: jax.Array  # the mask; 0 outside the map
     inside: jax.Array
+    row: jax.Array  # of the table, of the top-left corner
+    pitch: jax.Array  # rows between a pixel and the one below it, (1, 1, p)
 
 
 def layouts_of(maps: Sequence[jax.Array], outputs: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
@@ -73,29 +85,30 @@ def points(layouts, offsets, kernel_size, stride, padding, dilation, deform_grou
     return offset[..., 0] + y.astype(offset.dtype), offset[..., 1] + x.astype(offset.dtype)
 
 
-def per_position(layouts: Sequence[Layout], field: str, dtype) -> jax.Array:
-    """A field of each level, repeated over its positions: (1, 1, p)."""
-    values = [jnp.full((layout.positions,), getattr(layout, field), dtype) for layout in layouts]
-    return jnp.concatenate(values).reshape(1, 1, -1)
+def sources(layouts: Sequence[Layout]) -> Source:
+    """What the positions of all levels read."""
+
+    def each(values: Sequence[int]) -> np.ndarray:
+        return np.repeat(np.asarray(values, np.int32), [layout.positions for layout in layouts]).reshape(1, 1, -1)
+
+    found = Source(
+        *(each([getattr(layout, name) for layout in layouts]) for name in ("height", "width", "row")),
+        each([layout.width + 2 for layout in layouts]),
+    )
+    return jax.tree.map(jnp.asarray, found)
 
 
-def samples(layouts: Sequence[Layout], y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
+def samples(source: Source, y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
     """The samples at the points y and x, (b, g, p)."""
-    height, width = (per_position(layouts, name, y.dtype) for name in ("height", "width"))
-    inside = (y > -1) & (x > -1) & (y < height) & (x < width)
+    inside = (y > -1) & (x > -1) & (y < source.height) & (x < source.width)
     # far points would overflow the integers: bring them to the rim, where `inside` has already taken them out
     y = jnp.where(inside, y, 0.0)
     x = jnp.where(inside, x, 0.0)
     y0, x0 = jnp.floor(y), jnp.floor(x)
     blend = jnp.where(inside, 1.0 if mask is None else mask, 0.0).astype(y.dtype)
-    return Samples(y0.astype(jnp.int32), x0.astype(jnp.int32), y - y0, x - x0, blend, inside)
-
-
-def table_rows(layouts: Sequence[Layout], s: Samples) -> tuple[jax.Array, jax.Array]:
-    """The table's row of each sample's top-left corner, (b, g, p), and the rows between a pixel and the one below it,
-    (1, 1, p)."""
-    pitch = per_position(layouts, "width", jnp.int32) + 2
-    return per_position(layouts, "row", jnp.int32) + (s.y0 + 1) * pitch + s.x0 + 1, pitch
+    fy, fx, y0, x0 = y - y0, x - x0, y0.astype(jnp.int32), x0.astype(jnp.int32)
+    row = source.row + (y0 + 1) * source.pitch + x0 + 1
+    return Samples(y0, x0, fy, fx, blend, inside, row, source.pitch)
 
 
 def corner_weights(s: Samples) -> list[jax.Array]:
@@ -152,3 +165,19 @@ def scatter_add(table: jax.Array, row: jax.Array, values: jax.Array) -> jax.Arra
     """Adds values (b, g, p, c) to the rows (b, g, p) of the table (b, g, rows, c)."""
     add = jax.vmap(jax.vmap(lambda t, i, v: t.at[i].add(v, mode="promise_in_bounds")))
     return add(table, row, values)
+
+
+def cut(v: jax.Array, pieces: int, axis: int, mode: str) -> jax.Array:
+    """An axis in so many equal pieces, which become the first axis; the last is filled up as by `jnp.pad`'s mode."""
+    axis %= v.ndim
+    each = -(-v.shape[axis] // pieces)
+    v = jnp.pad(v, [(0, each * pieces - n if i == axis else 0) for i, n in enumerate(v.shape)], mode=mode)
+    return jnp.moveaxis(v.reshape(*v.shape[:axis], pieces, each, *v.shape[axis + 1 :]), axis, 0)
+
+
+def uncut(v: jax.Array, size: int, axis: int) -> jax.Array:
+    """The transpose of `cut`; the axis is that of the result, which has `size` there."""
+    axis %= v.ndim - 1
+    v = jnp.moveaxis(v, 0, axis)
+    v = v.reshape(*v.shape[:axis], -1, *v.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(v, 0, size, axis=axis)

@@ -41,18 +41,17 @@ def restore(layouts: Sequence[Layout], table: jax.Array, like: Sequence[jax.Arra
 def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
     wide = jnp.promote_types(table.dtype, jnp.float32)
-    pixels = geometry.gather(table, geometry.table_rows(layouts, s)[0])
+    pixels = geometry.gather(table, s.row)
     return jnp.sum(_weights(s).astype(wide) * pixels, axis=3)
 
 
 def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array):
     """As `taps.pull`."""
-    row = geometry.table_rows(layouts, s)[0]
-    pixels = geometry.gather(table, row)
+    pixels = geometry.gather(table, s.row)
     weights = _weights(s).astype(d_value.dtype)
     dots = jnp.sum(d_value[:, :, :, None] * pixels, axis=4).astype(s.fy.dtype)
     d_rows = jnp.concatenate([weights[:, :, :, i] * d_value for i in range(4)], axis=-1)
-    d_table = geometry.scatter_add(d_table, row, d_rows)
+    d_table = geometry.scatter_add(d_table, s.row, d_rows)
     return d_table, jnp.sum(weights * pixels, axis=3), geometry.pull_points(s, [dots[..., i] for i in range(4)])
 
 

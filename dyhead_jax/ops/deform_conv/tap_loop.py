@@ -4,11 +4,15 @@ A form is a module with four functions: `prepare` makes one array of all maps, `
 `pull` is the gradient of `read`, `restore` the transpose of `prepare`. The array is (b, g, rows, ...), its gradient
 (b, g, rows, all others as one). Nothing of size taps x samples x channels is ever stored: the backward pass reads every
 sample again and adds into the gradient in float32.
+
+Positions may be worked off in pieces, one after the other, each through all taps: what a tap makes of a piece then
+stays in a CPU's cache until the tap is done with it.
 """
 
 import functools
 import math
 from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,53 +22,88 @@ from dyhead_jax.ops.deform_conv import geometry, hat, packed, taps
 FORMS: dict[str, ModuleType] = {"taps": taps, "packed": packed, "hat": hat}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def tap_loop(form, layouts, groups, deform_groups, maps, y, x, mask, kernel):
+class Points(NamedTuple):
+    """The samples of all taps: what their positions read, and y, x and mask (or None), each (k, b, g, p)."""
+
+    source: geometry.Source
+    y: jax.Array
+    x: jax.Array
+    mask: jax.Array | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
+def tap_loop(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel):
     """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
 
-    form: a key of FORMS; layouts: of `geometry`; maps: [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
-    kernel: (k, c_in // groups, c_out).
+    form: a key of FORMS; layouts: of `geometry`; pieces: how many the positions are cut into, 1 for `hat`; maps:
+    [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p); kernel: (k, c_in // groups, c_out).
     """
     read = FORMS[form].read
     table = FORMS[form].prepare(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
 
-    def tap(total, inputs):
-        y, x, mask, matrix = inputs
-        value = read(layouts, table, geometry.samples(layouts, y, x, mask))
-        value = geometry.join_groups(value).astype(table.dtype)
-        return total + _project(value, matrix.astype(table.dtype), groups, wide), None
+    def piece(points: Points) -> jax.Array:
+        def tap(total, inputs):
+            (y, x, mask), matrix = inputs
+            value = read(layouts, table, geometry.samples(points.source, y, x, mask))
+            value = geometry.join_groups(value).astype(table.dtype)
+            return total + _project(value, matrix.astype(table.dtype), groups, wide), None
 
-    zero = _zeros(table, (table.shape[0], y.shape[3], kernel.shape[2]), wide)
-    return jax.lax.scan(tap, zero, (y, x, mask, kernel))[0]
+        zero = _zeros(table, (table.shape[0], points.y.shape[3], kernel.shape[2]), wide)
+        return jax.lax.scan(tap, zero, ((points.y, points.x, points.mask), kernel))[0]
+
+    points = Points(geometry.sources(layouts), y, x, mask)
+    if pieces == 1:
+        return piece(points)
+    return geometry.uncut(jax.lax.map(piece, _cut(points, pieces)), y.shape[3], axis=1)
 
 
-def _forward(form, layouts, groups, deform_groups, maps, y, x, mask, kernel):
+def _forward(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel):
     # the maps live on as the block's input; the table is cheaper to make again than to keep
-    return tap_loop(form, layouts, groups, deform_groups, maps, y, x, mask, kernel), (maps, y, x, mask, kernel)
+    result = tap_loop(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel)
+    return result, (maps, y, x, mask, kernel)
 
 
-def _backward(form, layouts, groups, deform_groups, residuals, g):
+def _backward(form, layouts, groups, deform_groups, pieces, residuals, g):
     maps, y, x, mask, kernel = residuals
     table = FORMS[form].prepare(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
     g = g.astype(table.dtype)
 
-    def tap(d_table, inputs):
-        y, x, mask, matrix = inputs
-        s = geometry.samples(layouts, y, x, mask)
-        d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
-        d_value = geometry.split_groups(d_value, deform_groups)
-        d_table, value, (d_y, d_x, d_mask) = FORMS[form].pull(layouts, table, d_table, s, d_value)
-        d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype)).astype(kernel.dtype)
-        return d_table, (d_y, d_x, None if mask is None else d_mask, d_matrix)
+    def piece(sums, inputs):
+        points, g = inputs
 
-    zero = _zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide)
-    d_table, (d_y, d_x, d_mask, d_kernel) = jax.lax.scan(tap, zero, (y, x, mask, kernel))
-    return FORMS[form].restore(layouts, d_table, maps), d_y, d_x, d_mask, d_kernel
+        def tap(d_table, inputs):
+            (y, x, mask), matrix = inputs
+            s = geometry.samples(points.source, y, x, mask)
+            d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
+            d_value = geometry.split_groups(d_value, deform_groups)
+            d_table, value, (d_y, d_x, d_mask) = FORMS[form].pull(layouts, table, d_table, s, d_value)
+            d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype))
+            return d_table, (d_matrix, (d_y, d_x, None if mask is None else d_mask))
+
+        d_table, d_kernel = sums
+        inputs = (points.y, points.x, points.mask), kernel
+        d_table, (d_matrices, d_points) = jax.lax.scan(tap, d_table, inputs)
+        return (d_table, d_kernel + d_matrices), d_points
+
+    sums = _zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide), _zeros(table, kernel.shape, wide)
+    points = Points(geometry.sources(layouts), y, x, mask)
+    if pieces == 1:
+        (d_table, d_kernel), d_points = piece(sums, (points, g))
+    else:  # no gradient comes from what fills the last piece up
+        parts = _cut(points, pieces), geometry.cut(g, pieces, axis=1, mode="constant")
+        (d_table, d_kernel), d_points = jax.lax.scan(piece, sums, parts)
+        d_points = jax.tree.map(lambda v: geometry.uncut(v, y.shape[3], axis=3), d_points)
+    return FORMS[form].restore(layouts, d_table, maps), *d_points, d_kernel.astype(kernel.dtype)
 
 
 tap_loop.defvjp(_forward, _backward)
+
+
+def _cut(points: Points, pieces: int) -> Points:
+    """All in pieces along the positions; samples that fill up the last one repeat the last position's."""
+    return jax.tree.map(lambda v: geometry.cut(v, pieces, axis=-1, mode="edge"), points)
 
 
 def _project(values: jax.Array, matrix: jax.Array, groups: int, wide) -> jax.Array:

@@ -24,7 +24,7 @@ def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
     wide = jnp.promote_types(table.dtype, jnp.float32)
     total: Any = 0.0
-    for row, weight in zip(_rows(layouts, s), geometry.corner_weights(s), strict=True):
+    for row, weight in zip(_rows(s), geometry.corner_weights(s), strict=True):
         total = total + (weight * s.blend)[..., None].astype(wide) * geometry.gather(table, row)
     return total
 
@@ -41,11 +41,10 @@ def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Sam
         dot = jnp.sum(d_value * pixels, axis=-1).astype(s.fy.dtype)
         return (geometry.scatter_add(d_table, row, weight * d_value), value + weight * pixels), dot
 
-    rows, weights = jnp.stack(_rows(layouts, s)), jnp.stack(geometry.corner_weights(s))
+    rows, weights = jnp.stack(_rows(s)), jnp.stack(geometry.corner_weights(s))
     (d_table, value), dots = jax.lax.scan(corner, (d_table, jnp.zeros_like(d_value)), (rows, weights))
     return d_table, value, geometry.pull_points(s, list(dots))
 
 
-def _rows(layouts: Sequence[Layout], s: Samples) -> list[jax.Array]:
-    row, pitch = geometry.table_rows(layouts, s)
-    return [row, row + 1, row + pitch, row + pitch + 1]
+def _rows(s: Samples) -> list[jax.Array]:
+    return [s.row, s.row + 1, s.row + s.pitch, s.row + s.pitch + 1]
