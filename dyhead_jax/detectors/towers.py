@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.ops.conv import Conv
+
 small_normal = nn.initializers.normal(0.01)
 
 
@@ -48,17 +50,9 @@ class Tower(nn.Module):
         return x
 
 
-def predictor(features: int, kernel: int, dtype: Any, name: str | None, bias=nn.initializers.zeros) -> nn.Conv:
+def predictor(features: int, kernel: int, dtype: Any, name: str | None, bias=nn.initializers.zeros) -> Conv:
     """A convolution to raw predictions, N(0, 0.01)."""
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        padding=kernel // 2,
-        kernel_init=small_normal,
-        bias_init=bias,
-        dtype=dtype,
-        name=name,
-    )
+    return Conv(features, kernel, use_bias=True, kernel_init=small_normal, bias_init=bias, dtype=dtype, name=name)
 
 
 def widen(x: jax.Array) -> jax.Array:

@@ -89,9 +89,8 @@ class DyHead(nn.Module):
 
     block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
     block with stacked parameters (leading axis num_blocks) in place of num_blocks copies, which compiles sooner; its
-    input has `features` channels. On a CPU a scanned block is slow: XLA (jax 0.10.1, 0.12.0.1) takes over ten times
-    as long for the gradient of a convolution inside a loop. valid_area: blocks get to know which cells lie on the
-    image, for their statistics; without it padding is part of them, as in the references.
+    input has `features` channels. valid_area: blocks get to know which cells lie on the image, for their statistics;
+    without it padding is part of them, as in the references.
     norm_scale: what the scales of the GroupNorms start at. With the references' 1 a block hands on features of standard
     deviation 0.29 (the mean of three normed maps, each halved by the scale attention), and short trainings with Adam
     then learn slowly behind it; 2 sqrt(3) starts at about 1. The other fields are those of `DyHeadBlock`.

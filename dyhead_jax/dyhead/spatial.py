@@ -7,6 +7,7 @@ from flax import linen as nn
 from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.dyhead.activations import torch_uniform
 from dyhead_jax.dyhead.valid_area import normed
+from dyhead_jax.ops.conv import Conv
 from dyhead_jax.ops.deform_conv import deform_conv_levels
 from dyhead_jax.ops.resize import upsample_align_corners
 
@@ -66,7 +67,7 @@ class SpatialAttention(nn.Module):
         else:
             bias = nn.initializers.zeros
             kernel = bias if self.lineage == "mmdet_simple" else nn.initializers.normal(0.01)
-        conv = nn.Conv(3 * TAPS, (3, 3), padding=1, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name="offset")
+        conv = Conv(3 * TAPS, 3, use_bias=True, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name="offset")
         offsets, masks = [], []
         for x in pyramid:
             out = conv(x)

@@ -1,7 +1,7 @@
 """The convolution layer of backbones and necks, in the forms that are fast on every backend.
 
 A 1x1 convolution is a matrix product of flattened pixels: the weight gradient of the same convolution takes ten times
-longer on XLA's CPU backend. Grouped ones go through `grouped_conv`.
+longer on XLA's CPU backend. Grouped ones go through `grouped_conv`, those at stride 1 through `narrow_conv`.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.ops.depthwise import Padding, grouped_conv
+from dyhead_jax.ops.narrow_conv import narrow_conv
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -55,7 +56,7 @@ class Conv(nn.Module):
 
     kernel: side of the square kernel. padding: None is kernel // 2 on every side as in PyTorch, "SAME" is TensorFlow's
     (the odd pixel below and on the right), or ((top, bottom), (left, right)). Parameters kernel (kernel, kernel,
-    c // groups, features), He normal by fan-out unless told, and with `use_bias` bias (features,), zero.
+    c // groups, features), He normal by fan-out unless told, and with `use_bias` bias (features,), zero unless told.
     Raises ValueError where `groups` does not divide the channels.
     """
 
@@ -66,6 +67,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Any = he_normal
+    bias_init: Any = nn.initializers.zeros
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -74,7 +76,7 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel: Any = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.use_bias:
-            bias: Any = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            bias: Any = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             shift = bias if shift is None else bias + shift
         if factor is not None:
             kernel = kernel * factor.reshape(1, 1, 1, self.features)
@@ -90,6 +92,8 @@ class Conv(nn.Module):
         padding = ((half, half), (half, half)) if self.padding is None else self.padding
         if self.groups > 1:
             return grouped_conv(x, kernel, groups=self.groups, stride=stride, padding=padding)
+        if stride == 1 and self.kernel % 2 and self.padding is None:
+            return narrow_conv(x, kernel)
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )

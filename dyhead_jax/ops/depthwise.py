@@ -28,6 +28,14 @@ def preferred(implementation: str) -> Iterator[None]:
         _preferred.reset(token)
 
 
+def chosen() -> str:
+    """What "auto" means here: "shifted" or "lax"."""
+    implementation = _preferred.get()
+    if implementation == "auto":
+        implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
+    return implementation
+
+
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: int) -> Padding:
     """TensorFlow's SAME: output size ceil(size / stride), the odd pixel of padding below and on the right."""
 
@@ -64,9 +72,7 @@ def grouped_conv(
         padding = same_padding((x.shape[1], x.shape[2]), (kh, kw), stride)
     assert not isinstance(padding, str), padding
     if implementation == "auto":
-        implementation = _preferred.get()
-    if implementation == "auto":
-        implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
+        implementation = chosen()
     if implementation == "shifted" and c_group == 1 and c_in == c_out:
         return _depthwise(x, kernel, stride, padding)
     if implementation == "shifted":
