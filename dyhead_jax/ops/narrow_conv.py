@@ -53,8 +53,12 @@ def _backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Arr
     padded = jnp.pad(g, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     windows = list(_windows([padded] * (kh * kw), (kh, kw), x.shape[1:3]))
     d_y = jnp.concatenate(windows[::-1], axis=-1)  # a tap that reads to the right gives to the left
-    d_kernel = jnp.tensordot(x, d_y, ((0, 1, 2), (0, 1, 2))).reshape(c, kh, kw, features)
-    return jnp.tensordot(d_y, _flat(kernel).T, 1), d_kernel.transpose(1, 2, 0, 3)
+    # image by image, as in `deform_conv.tap_loop`
+    rows = [v.reshape(v.shape[0], -1, v.shape[3]) for v in (x, d_y)]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    d_kernel = jnp.einsum("bpc,bpd->bcd", *rows, preferred_element_type=wide).sum(0).astype(kernel.dtype)
+    d_kernel = d_kernel.reshape(c, kh, kw, features).transpose(1, 2, 0, 3)
+    return jnp.tensordot(d_y, _flat(kernel).T, 1), d_kernel
 
 
 _products.defvjp(_forward, _backward)

@@ -101,8 +101,8 @@ def deform_conv_levels(
             blend = geometry.by_tap([masks[i][..., None] for i in chosen], deform_groups)[..., 0].astype(y.dtype)
         flat = kernel.reshape(taps, *kernel.shape[2:])
         size = y.shape[1] * y.shape[3] * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
-        pieces = choice.pieces(implementation, form, size)
-        out: Any = tap_loop(form, layouts, groups, deform_groups, pieces, [maps[i] for i in chosen], y, x_, blend, flat)
+        plan = choice.plan(implementation, form, size)
+        out: Any = tap_loop(plan, layouts, groups, deform_groups, [maps[i] for i in chosen], y, x_, blend, flat)
         if bias is not None:
             out = out + bias.astype(out.dtype).reshape(1, 1, -1)
         out = out.astype(maps[0].dtype)

@@ -1,6 +1,7 @@
 """Which form `deform_conv` takes for which map: the table behind `implementation="auto"`."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -16,6 +17,18 @@ LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
 # two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB), November 2026: forward + backward of 256 channels at 100x152 in
 # float32 takes 5.5 times a plain convolution with 2 MiB, 5.7 and 6.4 with half and twice as much, 7.9 all at once.
 PIECE = {"cpu": 2 * 2**20, "gpu": 0, "tpu": 0}
+# Sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. On that CPU
+# such a sum of products takes a quarter of the time.
+LANES = {"cpu": 16, "gpu": 0, "tpu": 0}
+
+
+class Plan(NamedTuple):
+    """How maps are worked off. form: a key of `tap_loop.FORMS`; pieces: how many the positions are cut into, 1 for
+    `hat`, which multiplies with whole maps; lanes: see LANES."""
+
+    form: str
+    pieces: int
+    lanes: int
 
 
 def choose(implementation: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
@@ -29,12 +42,11 @@ def choose(implementation: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
     return ["hat" if shape[1] * shape[2] <= HAT_PIXELS[backend] else LARGE[backend] for shape in shapes]
 
 
-def pieces(implementation: str, form: str, size: int) -> int:
-    """In how many pieces positions are worked off whose samples of one tap are `size` bytes. Raises as `choose`."""
-    most = PIECE[_backend("auto" if implementation in FORMS else implementation)]
-    if form == "hat" or not most:  # `hat` multiplies with whole maps
-        return 1
-    return max(1, round(size / most))
+def plan(implementation: str, form: str, size: int) -> Plan:
+    """The plan for positions whose samples of one tap are `size` bytes. Raises as `choose`."""
+    backend = _backend("auto" if implementation in FORMS else implementation)
+    pieces = round(size / PIECE[backend]) if PIECE[backend] and form != "hat" else 1
+    return Plan(form, max(1, pieces), LANES[backend])
 
 
 def _backend(implementation: str) -> str:

@@ -45,11 +45,11 @@ def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     return jnp.sum(_weights(s).astype(wide) * pixels, axis=3)
 
 
-def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array):
+def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, lanes: int):
     """As `taps.pull`."""
     pixels = geometry.gather(table, s.row)
     weights = _weights(s).astype(d_value.dtype)
-    dots = jnp.sum(d_value[:, :, :, None] * pixels, axis=4).astype(s.fy.dtype)
+    dots = geometry.dots(d_value[:, :, :, None], pixels, lanes).astype(s.fy.dtype)
     d_rows = jnp.concatenate([weights[:, :, :, i] * d_value for i in range(4)], axis=-1)
     d_table = geometry.scatter_add(d_table, s.row, d_rows)
     return d_table, jnp.sum(weights * pixels, axis=3), geometry.pull_points(s, [dots[..., i] for i in range(4)])

@@ -31,21 +31,21 @@ class Points(NamedTuple):
     mask: jax.Array | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
-def tap_loop(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def tap_loop(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel):
     """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
 
-    form: a key of FORMS; layouts: of `geometry`; pieces: how many the positions are cut into, 1 for `hat`; maps:
-    [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p); kernel: (k, c_in // groups, c_out).
+    plan: of `choice`; layouts: of `geometry`; maps: [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
+    kernel: (k, c_in // groups, c_out).
     """
-    read = FORMS[form].read
-    table = FORMS[form].prepare(maps, deform_groups)
+    form = FORMS[plan.form]
+    table = form.prepare(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
 
     def piece(points: Points) -> jax.Array:
         def tap(total, inputs):
             (y, x, mask), matrix = inputs
-            value = read(layouts, table, geometry.samples(points.source, y, x, mask))
+            value = form.read(layouts, table, geometry.samples(points.source, y, x, mask))
             value = geometry.join_groups(value).astype(table.dtype)
             return total + _project(value, matrix.astype(table.dtype), groups, wide), None
 
@@ -53,20 +53,21 @@ def tap_loop(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, ker
         return jax.lax.scan(tap, zero, ((points.y, points.x, points.mask), kernel))[0]
 
     points = Points(geometry.sources(layouts), y, x, mask)
-    if pieces == 1:
+    if plan.pieces == 1:
         return piece(points)
-    return geometry.uncut(jax.lax.map(piece, _cut(points, pieces)), y.shape[3], axis=1)
+    return geometry.uncut(jax.lax.map(piece, _cut(points, plan.pieces)), y.shape[3], axis=1)
 
 
-def _forward(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel):
+def _forward(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel):
     # the maps live on as the block's input; the table is cheaper to make again than to keep
-    result = tap_loop(form, layouts, groups, deform_groups, pieces, maps, y, x, mask, kernel)
+    result = tap_loop(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel)
     return result, (maps, y, x, mask, kernel)
 
 
-def _backward(form, layouts, groups, deform_groups, pieces, residuals, g):
+def _backward(plan, layouts, groups, deform_groups, residuals, g):
     maps, y, x, mask, kernel = residuals
-    table = FORMS[form].prepare(maps, deform_groups)
+    form = FORMS[plan.form]
+    table = form.prepare(maps, deform_groups)
     wide = jnp.promote_types(table.dtype, jnp.float32)
     g = g.astype(table.dtype)
 
@@ -78,7 +79,7 @@ def _backward(form, layouts, groups, deform_groups, pieces, residuals, g):
             s = geometry.samples(points.source, y, x, mask)
             d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
             d_value = geometry.split_groups(d_value, deform_groups)
-            d_table, value, (d_y, d_x, d_mask) = FORMS[form].pull(layouts, table, d_table, s, d_value)
+            d_table, value, (d_y, d_x, d_mask) = form.pull(layouts, table, d_table, s, d_value, plan.lanes)
             d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype))
             return d_table, (d_matrix, (d_y, d_x, None if mask is None else d_mask))
 
@@ -89,13 +90,13 @@ def _backward(form, layouts, groups, deform_groups, pieces, residuals, g):
 
     sums = _zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide), _zeros(table, kernel.shape, wide)
     points = Points(geometry.sources(layouts), y, x, mask)
-    if pieces == 1:
+    if plan.pieces == 1:
         (d_table, d_kernel), d_points = piece(sums, (points, g))
     else:  # no gradient comes from what fills the last piece up
-        parts = _cut(points, pieces), geometry.cut(g, pieces, axis=1, mode="constant")
+        parts = _cut(points, plan.pieces), geometry.cut(g, plan.pieces, axis=1, mode="constant")
         (d_table, d_kernel), d_points = jax.lax.scan(piece, sums, parts)
         d_points = jax.tree.map(lambda v: geometry.uncut(v, y.shape[3], axis=3), d_points)
-    return FORMS[form].restore(layouts, d_table, maps), *d_points, d_kernel.astype(kernel.dtype)
+    return form.restore(layouts, d_table, maps), *d_points, d_kernel.astype(kernel.dtype)
 
 
 tap_loop.defvjp(_forward, _backward)
