@@ -203,9 +203,11 @@ def test_wrong_shapes_are_named(change, says):
         deform_conv(**v, padding=1)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
 @EACH
-def test_a_sharded_batch_moves_no_feature_map(implementation):
+def test_a_sharded_batch_moves_no_feature_map(implementation, pieces, monkeypatch):
     """Under jit over a mesh the only collective of forward + backward is the sum of the kernel's gradient."""
+    monkeypatch.setitem(choice.PIECE, "cpu", 8 * 6 * 7 * 4 * 4 // pieces)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     run = lambda x, o, m, k: jnp.sum(deform_conv(x, o, m, k, padding=1, implementation=implementation) ** 2)  # noqa: E731
