@@ -12,7 +12,7 @@ from dyhead_jax import command
 from dyhead_jax.benchmark import __main__ as benchmark
 from dyhead_jax.benchmark import cost
 from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig
-from dyhead_jax.ops import depthwise
+from dyhead_jax.ops import depthwise, forms
 from dyhead_jax.ops.deform_conv import deform_conv
 from dyhead_jax.ops.resize import upsample_align_corners
 
@@ -51,7 +51,7 @@ def test_a_deformable_convolution_counts_as_a_plain_one():
 
 def test_a_grouped_convolution_is_counted_without_the_zeros_of_its_dense_form():
     shapes = (1, 6, 8, 64), (3, 3, 8, 64)
-    with depthwise.preferred("lax"):
+    with forms.preferred("lax"):
         assert count(partial(depthwise.grouped_conv, groups=8), *shapes) == 6 * 8 * 64 * 9 * 8
     assert count(partial(depthwise.grouped_conv, groups=8), *shapes) > 6 * 8 * 64 * 9 * 8  # on this CPU
 

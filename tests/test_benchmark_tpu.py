@@ -18,6 +18,7 @@ from dyhead_jax.benchmark import __main__ as benchmark
 from dyhead_jax.benchmark import hlo, tpu, tpu_compile, tpu_forms
 from dyhead_jax.command import UsageError
 from dyhead_jax.ops.deform_conv import choice
+from dyhead_jax.ops.narrow_conv import narrow_conv
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='needs libtpu, the TPU compiler: pip install -e ".[tpu,test]"'
@@ -119,6 +120,19 @@ def test_outer_loops_are_unrolled_by_a_number_and_inner_ones_wholly():
         assert jnp.allclose(function(x)[0], run(x), atol=1e-6)
 
 
+def test_programs_for_tpus_have_no_form_of_the_cpu():
+    x, kernel = jnp.zeros((1, 8, 8, 64)), jnp.zeros((3, 3, 64, 4))
+
+    def run(x, kernel):
+        return narrow_conv(resnet.max_pool(x), kernel)
+
+    here = str(jax.make_jaxpr(run)(x, kernel))
+    there = str(tpu.traced(run, x, kernel))  # although it was traced before
+    for operation in ("reduce_window", "conv_general_dilated"):
+        assert operation in there
+        assert (operation in here) == (jax.default_backend() != "cpu")
+
+
 def test_where_a_growing_ratio_crosses_one():
     assert tpu_forms.crossing({100: 0.5, 1600: 2.0}) == 400
     assert tpu_forms.crossing({100: 0.5, 200: 0.9}) == 200
@@ -131,7 +145,7 @@ def test_the_choice_on_tpus_is_that_of_the_table_in_the_results():
     assert (choice.HAT_PIXELS["tpu"], choice.LARGE["tpu"]) == (int(pixels), large)
 
 
-@pytest.mark.parametrize("command", ["tpu-compile --config=tiny.py", "tpu-forms"])
+@pytest.mark.parametrize("command", ["tpu-compile --config=tiny.py", "tpu-forms", "remat --config=tiny.py"])
 def test_the_missing_compiler_is_named(command, tmp_path, monkeypatch):
     (tmp_path / "tiny.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
@@ -192,6 +206,21 @@ def test_a_training_step_for_four_chips(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "of 16 GiB (fits)" in shown
     assert "no collective other than all-reduce" in shown
+
+
+@needs_libtpu
+@pytest.mark.usefixtures("uncached")
+def test_recomputing_on_a_tpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    arguments = "remat --config=tiny.py --batch 1 --topology=v5e:2x2"
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments.split()])
+    benchmark.main()
+    shown = capsys.readouterr().out
+    assert "compiled for v5e:2x2" in shown
+    assert "| as they are | " in shown
+    assert "| and the backbone's recomputed | " in shown
 
 
 @needs_libtpu

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
+from dyhead_jax.ops import forms
 from dyhead_jax.ops.conv import Conv, he_normal
 from dyhead_jax.ops.deform_conv import deform_conv
 
@@ -31,12 +32,12 @@ DEFORM = ("none", "v1", "v2")
 def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
     """3x3 maximum at stride 2, padded by one: (b, h, w, c) -> (b, ceil(h / 2), ceil(w / 2), c).
 
-    implementation: "shifted" (the maximum of nine slices), "lax" (a window reduction), or "auto": shifted on the CPU,
-    where the gradient of the other is five times slower, lax elsewhere. Among equal largest values the gradient of one
-    shares, of the other goes to the first.
+    implementation: "shifted" (the maximum of nine slices), "lax" (a window reduction, whose gradient takes five times
+    as long on the CPU), or "auto": see `ops.forms`. Among equal largest values the gradient of one shares, of the other
+    goes to the first.
     """
     if implementation == "auto":
-        implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
+        implementation = forms.auto()
     if implementation == "lax":
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

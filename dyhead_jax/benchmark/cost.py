@@ -28,7 +28,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
 from dyhead_jax import command, detectors, flags
 from dyhead_jax.config import ModelConfig
-from dyhead_jax.ops import depthwise
+from dyhead_jax.ops import forms
 from dyhead_jax.report import write_atomic
 from dyhead_jax.steps import init_variables
 
@@ -51,7 +51,7 @@ class Cost:
 def measure(model: ModelConfig, size: tuple[int, int]) -> Cost:
     """The cost of `detect` on one image of size (height, width), which must suit the model's strides."""
     module = detectors.build(model)
-    with depthwise.preferred("lax"):  # the CPU's form of a grouped convolution multiplies with zeros
+    with forms.preferred("lax"):  # the CPU's form of a grouped convolution multiplies with zeros
         variables = jax.eval_shape(lambda: init_variables(module, jax.random.key(0), (64, 64)))
         program = jax.make_jaxpr(lambda v, x, s: module.apply(v, x, s, method="detect"))(
             variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.int32)

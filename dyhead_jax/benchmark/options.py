@@ -28,9 +28,13 @@ def add_configs(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="the config to time; --config.NAME=VALUE changes it")
     which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two configs, timed in turn; prints their ratio")
+    add_canvas(parser)
+    add_run(parser)
+
+
+def add_canvas(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="images (default: the config's)")
     parser.add_argument("--size", type=size, metavar="HxW", help="of the canvas (default: the config's first)")
-    add_run(parser)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
     """The named configs with the command line's overrides and its batch and size put in. Raises what `flags` raises."""
     found = []
-    for argument in options.compare or [options.config]:
+    for argument in getattr(options, "compare", None) or [options.config]:
         config = flags.override(flags.load_file(argument), options.overrides)
         data = config.data
         if options.batch is not None:
@@ -55,8 +59,9 @@ def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
 def check(options: argparse.Namespace) -> None:
     """Raises UsageError for numbers that make no run."""
     for name in ("batch", "repeats"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise command.UsageError(f"--{name} is {getattr(options, name)}; it must be at least 1")
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise command.UsageError(f"--{name} is {value}; it must be at least 1")
 
 
 def size(text: str) -> tuple[int, int]:

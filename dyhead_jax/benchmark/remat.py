@@ -35,18 +35,18 @@ ROWS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="--config.NAME=VALUE changes it")
-    parser.add_argument("--batch", type=int, help="images (default: the config's)")
-    parser.add_argument("--size", type=common.size, metavar="HxW", help="of the canvas (default: the config's first)")
+    common.add_canvas(parser)
     parser.add_argument("--topology", metavar="NAME", help="compile for a TPU, as in v5e:2x2 (default: what JAX finds)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here as well")
 
 
 def run(options: argparse.Namespace) -> None:
-    options.compare, options.repeats = None, None
     common.check(options)
     _, config = common.configs(options)[0]
     canvas = config.data.canvases[0]
     chip = tpu.Chip(options.topology) if options.topology else None
+    if chip and config.model.dyhead.implementation == "auto":
+        config.model.dyhead.implementation = "auto_tpu"
     machine = timing.machine() if chip is None else tpu.versions() | {"compiled for": options.topology}
     can = hasattr(config.model.backbone, "remat")
     lines = [
@@ -62,8 +62,6 @@ def run(options: argparse.Namespace) -> None:
     for name, scan, remat, backbone in ROWS if can else ROWS[:-1]:
         chosen = copy.deepcopy(config)
         chosen.model.dyhead.scan, chosen.model.dyhead.remat = scan, remat
-        if chip and chosen.model.dyhead.implementation == "auto":
-            chosen.model.dyhead.implementation = "auto_tpu"
         if can:
             chosen.model.backbone.remat = backbone
         temporaries, seconds = measure(chosen, chip)

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dyhead_jax.benchmark import hlo
 from dyhead_jax.benchmark.cost import inner_jaxprs
 from dyhead_jax.command import UsageError, one_line
+from dyhead_jax.ops import forms
 
 GIB = 2**30
 HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GiB a chip, by the first part of a topology's name
@@ -115,7 +116,7 @@ class Chip:
 
     def compile(self, function: Callable[..., Any], *arguments: Any) -> Compiled:
         """arguments: trees of arrays or of `jax.ShapeDtypeStruct`."""
-        return self._compile(jax.make_jaxpr(function)(*arguments))
+        return self._compile(traced(function, *arguments))
 
     def estimate(self, function: Callable[..., Any], *arguments: Any, unroll: int = 3) -> tuple[float, bool]:
         """The compiler's estimate of seconds with each loop's body counted as often as it runs, and whether that is
@@ -127,7 +128,7 @@ class Chip:
         reads and writes in HBM what a loop keeps in the chip's faster memory.
         Raises ValueError where `unroll` does not divide the rounds, or the outer loops' rounds differ.
         """
-        program = jax.make_jaxpr(function)(*arguments)
+        program = traced(function, *arguments)
         rounds = set(_rounds(program.jaxpr))
         if len(rounds) > 1 or any(count % unroll for count in rounds):
             raise ValueError(f"loops of {sorted(rounds)} rounds; all must have as many, and {unroll} must divide them")
@@ -145,6 +146,12 @@ class Chip:
             shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self.sharding) for a in program.in_avals]
             self.compiled[key] = finish(jax.jit(jaxpr_as_fun(program)).lower(*shapes))
         return self.compiled[key]
+
+
+def traced(function: Callable[..., Any], *arguments: Any) -> ClosedJaxpr:
+    """The program of a function as on a TPU, whatever the backend here."""
+    with forms.preferred("lax"):
+        return jax.make_jaxpr(lambda *a: function(*a))(*arguments)  # a new function: the old one may have been traced
 
 
 def unrolled(program: ClosedJaxpr, rounds: int) -> ClosedJaxpr:

@@ -23,6 +23,7 @@ from dyhead_jax import command, flags, parallel
 from dyhead_jax.benchmark import hlo, tpu, train
 from dyhead_jax.benchmark import options as common
 from dyhead_jax.config import Config
+from dyhead_jax.ops import forms
 from dyhead_jax.report import write_atomic
 
 GIB, MIB = 2**30, 2**20
@@ -67,7 +68,9 @@ def report(topology: str, config: Config, chips: list[Any]) -> dict[str, Any]:
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.state_sharding(x.shape)), jax.eval_shape(first)
     )
-    compiled = tpu.finish(placed.train_step(step).lower(state, abstract_batch(config, placed.sharded)))
+    with forms.preferred("lax"):
+        lowered = placed.train_step(step).lower(state, abstract_batch(config, placed.sharded))
+    compiled = tpu.finish(lowered)
     others = [
         {"kind": i.kind, "times": times, "bytes": i.size, "shape": i.shape, "op_name": i.op_name}
         for i, times in compiled.module.of_kind(*hlo.COLLECTIVES)

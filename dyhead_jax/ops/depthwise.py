@@ -6,34 +6,14 @@ All forms give the same numbers, forward and backward.
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 
+from dyhead_jax.ops import forms
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 IMPLEMENTATIONS = ("auto", "shifted", "lax")
-_preferred: ContextVar[str] = ContextVar("_preferred", default="auto")
-
-
-@contextmanager
-def preferred(implementation: str) -> Iterator[None]:
-    """Inside, "auto" means `implementation`: for programs that are traced here but meant for another machine."""
-    token = _preferred.set(implementation)
-    try:
-        yield
-    finally:
-        _preferred.reset(token)
-
-
-def chosen() -> str:
-    """What "auto" means here: "shifted" or "lax"."""
-    implementation = _preferred.get()
-    if implementation == "auto":
-        implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
-    return implementation
 
 
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: int) -> Padding:
@@ -60,7 +40,7 @@ def grouped_conv(
     x: (b, h, w, c_in); kernel: (kh, kw, c_in // groups, c_out), both of one dtype; padding: ((top, bottom), (left,
     right)) or "SAME" as in TensorFlow. Returns (b, h_out, w_out, c_out) in the dtype of x.
     implementation: "shifted" (depthwise a sum of shifted products, else a few dense convolutions), "lax"
-    (`lax.conv_general_dilated`), or "auto": shifted where `jax.default_backend()` is the CPU, lax elsewhere.
+    (`lax.conv_general_dilated`), or "auto": see `forms`.
     Raises ValueError for shapes that do not fit together and an unknown implementation.
     """
     if implementation not in IMPLEMENTATIONS:
@@ -72,7 +52,7 @@ def grouped_conv(
         padding = same_padding((x.shape[1], x.shape[2]), (kh, kw), stride)
     assert not isinstance(padding, str), padding
     if implementation == "auto":
-        implementation = chosen()
+        implementation = forms.auto()
     if implementation == "shifted" and c_group == 1 and c_in == c_out:
         return _depthwise(x, kernel, stride, padding)
     if implementation == "shifted":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops import depthwise
+from dyhead_jax.ops import forms
 
 WIDEST = 32  # output channels for which "auto" takes the products on the CPU
 
@@ -20,12 +20,12 @@ def narrow_conv(x: jax.Array, kernel: jax.Array, implementation: str = "auto") -
     """x: (b, h, w, c); kernel: (kh, kw, c, features) with odd sides, both of one dtype; padded by half a kernel.
 
     Returns (b, h, w, features) in the dtype of x. implementation: "shifted" (products, then shifts), "lax", or "auto":
-    shifted where the backend is the CPU and `features` at most WIDEST and at most half of c, lax elsewhere.
+    that of `forms` where `features` is at most WIDEST and at most half of c, otherwise lax.
     """
     c, features = kernel.shape[2:]
     if implementation == "auto":
         few = features <= WIDEST and 2 * features <= c
-        implementation = depthwise.chosen() if few else "lax"
+        implementation = forms.auto() if few else "lax"
     if implementation == "shifted":
         return _products(x, kernel)
     padding = [(n // 2, n // 2) for n in kernel.shape[:2]]
