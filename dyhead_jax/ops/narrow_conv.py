@@ -1,8 +1,9 @@
 """Convolution at stride 1 to few channels, such as that of the offsets, in the form that is fast on the CPU.
 
-There `lax.conv_general_dilated` to 27 channels takes 1.3 times as long forward + backward as one matrix product for all
-taps and shifts of its narrow result, to 4 channels 6 times, and inside a loop over blocks (`DyHead.scan`) 50 times; to
-64 channels and more it is the faster one. Measured with jax 0.10.1 on two cores of an AMD EPYC, 256 channels in.
+There one matrix product for all taps, and shifts of its narrow result, take forward + backward 0.6 times a plain
+convolution 256 -> 256 for 27 channels, 0.2 for 4; `lax.conv_general_dilated` takes 0.8 for either, and 86 in place of
+1.2 for two of 27 channels in a loop, as over blocks (`DyHead.scan`). To 64 channels `lax` is the faster one, 1.0
+against 2.8. Measured with jax 0.10.1 on two cores of an AMD EPYC: benchmarks/results/cpu_forms.md.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from dyhead_jax.ops import forms
 
-WIDEST = 32  # output channels for which "auto" takes the products on the CPU
+WIDEST = 27  # output channels for which "auto" takes the products on the CPU
 
 
 def narrow_conv(x: jax.Array, kernel: jax.Array, implementation: str = "auto") -> jax.Array:
@@ -69,7 +70,7 @@ def _flat(kernel: jax.Array) -> jax.Array:
     return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
 
 
-def _windows(padded: list[jax.Array], sides: tuple[int, int], size: tuple[int, int]) -> Iterator[jax.Array]:
+def _windows(padded: list[jax.Array], sides: tuple[int, ...], size: tuple[int, ...]) -> Iterator[jax.Array]:
     """Of each tap, row-major, what it sees of its padded map: (b, *size, c)."""
     for tap, v in enumerate(padded):
         i, j = divmod(tap, sides[1])

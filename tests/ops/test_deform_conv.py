@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels, geometry
 from tests.ops import deform_conv_reference
 
 EACH = pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
@@ -171,6 +171,12 @@ def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch)
         assert more > loops
         for got, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("lanes", [0, 4, 16, 5])
+def test_sums_in_slices_are_sums(lanes):
+    a, b = (jax.random.normal(jax.random.key(i), (2, 3, n, 16)) for i, n in enumerate((1, 7)))
+    np.testing.assert_allclose(geometry.dots(a, b, lanes), jnp.sum(a * b, axis=-1), rtol=1e-5, atol=1e-5)
 
 
 @EACH

@@ -14,11 +14,11 @@ HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1926}
 LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
 
 # Bytes of a tap's samples that are worked on at a time; 0 is all at once. CPU: so many stay in the cache. Measured on
-# two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB), November 2026: forward + backward of 256 channels at 100x152 in
-# float32 takes 5.5 times a plain convolution with 2 MiB, 5.7 and 6.4 with half and twice as much, 7.9 all at once.
+# two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes 8.0 times a
+# plain convolution all at once, 5.6 with 1 MiB, 5.7 with 2, 6.2 with 4 (benchmarks/results/cpu_forms.md).
 PIECE = {"cpu": 2 * 2**20, "gpu": 0, "tpu": 0}
-# Sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. On that CPU
-# such a sum of products takes a quarter of the time.
+# Sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. CPU: with them
+# 5.1 in place of 5.7 there.
 LANES = {"cpu": 16, "gpu": 0, "tpu": 0}
 
 

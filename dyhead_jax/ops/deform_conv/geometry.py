@@ -89,14 +89,15 @@ def points(layouts, offsets, kernel_size, stride, padding, dilation, deform_grou
 def sources(layouts: Sequence[Layout]) -> Source:
     """What the positions of all levels read."""
 
-    def each(values: Sequence[int]) -> np.ndarray:
-        return np.repeat(np.asarray(values, np.int32), [layout.positions for layout in layouts]).reshape(1, 1, -1)
+    def each(values: Sequence[int]) -> jax.Array:
+        return jnp.asarray(np.repeat(np.asarray(values, np.int32), [lay.positions for lay in layouts]).reshape(1, 1, -1))
 
-    found = Source(
-        *(each([getattr(layout, name) for layout in layouts]) for name in ("height", "width", "row")),
-        each([layout.width + 2 for layout in layouts]),
+    return Source(
+        height=each([lay.height for lay in layouts]),
+        width=each([lay.width for lay in layouts]),
+        row=each([lay.row for lay in layouts]),
+        pitch=each([lay.width + 2 for lay in layouts]),
     )
-    return jax.tree.map(jnp.asarray, found)
 
 
 def samples(source: Source, y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
