@@ -90,7 +90,8 @@ def sources(layouts: Sequence[Layout]) -> Source:
     """What the positions of all levels read."""
 
     def each(values: Sequence[int]) -> jax.Array:
-        return jnp.asarray(np.repeat(np.asarray(values, np.int32), [lay.positions for lay in layouts]).reshape(1, 1, -1))
+        repeated = np.repeat(np.asarray(values, np.int32), [layout.positions for layout in layouts])
+        return jnp.asarray(repeated.reshape(1, 1, -1))
 
     return Source(
         height=each([lay.height for lay in layouts]),
