@@ -61,9 +61,9 @@ def deformable() -> list[timing.Program]:
     shapes = ((1, *SIZE, CHANNELS), (1, *SIZE, 9, 2), (1, *SIZE, 9), (3, 3, CHANNELS, CHANNELS))
     arguments = random(shapes)
     programs = []
-    for choice.PIECE["cpu"], choice.LANES["cpu"] in PIECES:
-        name = f"pieces of {choice.PIECE['cpu'] / MIB:g} MiB" if choice.PIECE["cpu"] else "all at once"
-        name += f", slices of {choice.LANES['cpu']}" if choice.LANES["cpu"] else ""
+    for choice.PIECE, choice.LANES in PIECES:
+        name = f"pieces of {choice.PIECE / MIB:g} MiB" if choice.PIECE else "all at once"
+        name += f", slices of {choice.LANES}" if choice.LANES else ""
         run = lambda x, o, m, k: deform_conv(x, o, m, k, padding=1)  # noqa: E731
         programs.append(timing.compiled(name, timing.with_gradients(run, (0, 1, 2, 3)), *arguments))
     return programs

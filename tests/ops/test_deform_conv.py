@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dyhead_jax.ops import forms
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels, geometry
 from tests.ops import deform_conv_reference
 
@@ -152,7 +153,7 @@ def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch)
     masks = [a["mask"], b["mask"]] if masked else None
 
     def run(most):
-        monkeypatch.setitem(choice.PIECE, "cpu", most)
+        monkeypatch.setattr(choice, "PIECE", most)
 
         def objective(maps, offsets, masks, kernel, bias):
             out = deform_conv_levels(
@@ -171,6 +172,20 @@ def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch)
         assert more > loops
         for got, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_a_cpu_alone_cuts_positions():
+    def found(implementation, form="taps"):
+        return choice.plan(implementation, form, 3 * choice.PIECE)
+
+    on_cpu, elsewhere = choice.Plan("taps", 3, choice.LANES), choice.Plan("taps", 1, 0)
+    assert found("auto_cpu") == on_cpu
+    assert found("auto_tpu") == found("auto_gpu") == elsewhere
+    for form, expected in (("shifted", on_cpu), ("lax", elsewhere)):
+        with forms.preferred(form):
+            assert found("auto") == found("taps") == expected
+            assert found("auto_cpu") == on_cpu
+    assert found("auto_cpu", "hat").pieces == 1
 
 
 @pytest.mark.parametrize("lanes", [0, 4, 16, 5])
@@ -213,7 +228,7 @@ def test_wrong_shapes_are_named(change, says):
 @EACH
 def test_a_sharded_batch_moves_no_feature_map(implementation, pieces, monkeypatch):
     """Under jit over a mesh the only collective of forward + backward is the sum of the kernel's gradient."""
-    monkeypatch.setitem(choice.PIECE, "cpu", 8 * 6 * 7 * 4 * 4 // pieces)
+    monkeypatch.setattr(choice, "PIECE", 8 * 6 * 7 * 4 * 4 // pieces)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     run = lambda x, o, m, k: jnp.sum(deform_conv(x, o, m, k, padding=1, implementation=implementation) ** 2)  # noqa: E731

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import jax
 
+from dyhead_jax.ops import forms
+
 FORMS = ("taps", "packed", "hat")
 BACKENDS = ("cpu", "gpu", "tpu")
 # Maps of at most so many pixels are read by `hat`, larger ones by the form beside it. TPU: where the two cross, with
@@ -13,18 +15,18 @@ BACKENDS = ("cpu", "gpu", "tpu")
 HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1926}
 LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
 
-# Bytes of a tap's samples that are worked on at a time; 0 is all at once. CPU: so many stay in the cache. Measured on
-# two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes 8.0 times a
-# plain convolution all at once, 5.6 with 1 MiB, 5.7 with 2, 6.2 with 4 (benchmarks/results/cpu_forms.md).
-PIECE = {"cpu": 2 * 2**20, "gpu": 0, "tpu": 0}
-# Sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. CPU: with them
-# 5.1 in place of 5.7 there.
-LANES = {"cpu": 16, "gpu": 0, "tpu": 0}
+# On CPUs, bytes of a tap's samples that are worked on at a time, so that they stay in the cache; 0 is all at once.
+# Measured on two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes
+# 8.0 times a plain convolution all at once, 5.6 with 1 MiB, 5.7 with 2, 6.2 with 4 (benchmarks/results/cpu_forms.md).
+PIECE = 2 * 2**20
+# On CPUs, sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. With
+# them 5.1 in place of 5.7 there.
+LANES = 16
 
 
 class Plan(NamedTuple):
-    """How maps are worked off. form: a key of `tap_loop.FORMS`; pieces: how many the positions are cut into, 1 for
-    `hat`, which multiplies with whole maps; lanes: see LANES."""
+    """How maps are worked off. form: a key of `tap_loop.FORMS`; pieces: how many the positions are cut into; lanes: see
+    LANES."""
 
     form: str
     pieces: int
@@ -43,10 +45,13 @@ def choose(implementation: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
 
 
 def plan(implementation: str, form: str, size: int) -> Plan:
-    """The plan for positions whose samples of one tap are `size` bytes. Raises as `choose`."""
-    backend = _backend("auto" if implementation in FORMS else implementation)
-    pieces = round(size / PIECE[backend]) if PIECE[backend] and form != "hat" else 1
-    return Plan(form, max(1, pieces), LANES[backend])
+    """The plan for positions whose samples of one tap are `size` bytes. A form that is named, and "auto", is worked off
+    as on a CPU where `forms` means that."""
+    cpu = implementation == "auto_cpu" or (not implementation.startswith("auto_") and forms.auto() == "shifted")
+    if not cpu:
+        return Plan(form, pieces=1, lanes=0)
+    whole = form == "hat" or not PIECE  # `hat` multiplies with whole maps
+    return Plan(form, 1 if whole else max(1, round(size / PIECE)), LANES)
 
 
 def _backend(implementation: str) -> str:
