@@ -28,6 +28,7 @@ from dyhead_jax.command import UsageError, one_line
 from dyhead_jax.ops import forms
 
 GIB = 2**30
+SHORT = 4  # loops of at most so many rounds are unrolled wholly where time is estimated
 HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GiB a chip, by the first part of a topology's name
 # What libtpu asks a TPU machine for; that two processes may compile at once; and none of its log, errors included,
 # since it takes the absence of a TPU for one.
@@ -122,10 +123,11 @@ class Chip:
         """The compiler's estimate of seconds with each loop's body counted as often as it runs, and whether that is
         all: False where some operation has no estimate.
 
-        The compiler counts a body once. So the program is compiled with its loops unrolled: loops within loops wholly,
-        the outer ones, all of as many rounds, by `unroll`; from two degrees follows what a round costs. Unrolling by
-        the number of rounds needs no such step and takes longer. A body compiled by itself says too much, since it
-        reads and writes in HBM what a loop keeps in the chip's faster memory.
+        The compiler counts a body once. So the program is compiled with its loops unrolled: short ones and those within
+        loops wholly, the others, all of as many rounds, by `unroll`; from two degrees follows what a round costs.
+        Unrolling by the number of rounds needs no such step and takes longer. A body compiled by itself says too much,
+        since it reads and writes in HBM what a loop keeps in the chip's faster memory. A loop whose rounds depend on
+        the data (`while`) counts as one round.
         Raises ValueError where `unroll` does not divide the rounds, or the outer loops' rounds differ.
         """
         program = traced(function, *arguments)
@@ -155,8 +157,8 @@ def traced(function: Callable[..., Any], *arguments: Any) -> ClosedJaxpr:
 
 
 def unrolled(program: ClosedJaxpr, rounds: int) -> ClosedJaxpr:
-    """The same program, in which a round of each outermost `scan` does the work of `rounds`, and those within it are
-    unrolled wholly."""
+    """The same program, in which a round of each outermost `scan` does the work of `rounds`; those within it, and those
+    of at most SHORT rounds, are unrolled wholly."""
 
     def rewrite(jaxpr: Jaxpr, outermost: bool) -> Jaxpr:
         eqns = []
@@ -165,7 +167,7 @@ def unrolled(program: ClosedJaxpr, rounds: int) -> ClosedJaxpr:
             params = {name: inside(value, outermost and not loop) for name, value in eqn.params.items()}
             if loop:
                 length = params["length"]
-                params["unroll"] = max(1, min(rounds, length) if outermost else length)
+                params["unroll"] = min(rounds, length) if outermost and length > SHORT else max(1, length)
             eqns.append(eqn.replace(params=params))
         return jaxpr.replace(eqns=eqns)
 
@@ -180,10 +182,11 @@ def unrolled(program: ClosedJaxpr, rounds: int) -> ClosedJaxpr:
 
 
 def _rounds(program: Jaxpr) -> Iterator[int]:
-    """How often each of the outermost `scan` loops runs."""
+    """How often each of the outermost `scan` loops of more than SHORT rounds runs."""
     for eqn in program.eqns:
         if eqn.primitive.name == "scan":
-            yield eqn.params["length"]
+            if eqn.params["length"] > SHORT:
+                yield eqn.params["length"]
         else:
             for jaxpr in inner_jaxprs(eqn):
                 yield from _rounds(jaxpr)

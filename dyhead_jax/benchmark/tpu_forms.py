@@ -8,11 +8,12 @@ fastest with gradients, and which form is at the largest map.
 
 The compiler counts a loop's body once. Here each round of the loops over taps counts: --unroll 9 compiles them
 unrolled, --unroll 3 by a third of that, and goes on from there; --unroll 3 says a tenth to a fifth less where both were
-tried. A "+" marks an estimate without some operations, of which the compiler does not know the cost. Takes half an hour
-on two cores. Needs libtpu: the extra `tpu`.
+tried. A loop whose rounds depend on the data counts as one: of `windows`, one chunk of positions that have samples
+beyond their window, a 64th of all. A "+" marks an estimate without some operations, of which the compiler does not know
+the cost. Takes a quarter of an hour on two cores. Needs libtpu: the extra `tpu`.
 
   python -m dyhead_jax.benchmark tpu-forms --write benchmarks/results/tpu_forms_v5e.md
-  python -m dyhead_jax.benchmark tpu-forms --part op --size 25x42 --form hat --form packed
+  python -m dyhead_jax.benchmark tpu-forms --part op --size 25x42 --form hat --form windows
 """
 
 import argparse
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
         say("", *choice_lines(found))
     if "block" in parts or "head" in parts:
         say("", f"## One DyHead block on the pyramid of {image}", "", *head_of(*HEADER))
-        one = {form: of_block(chip, form, options) for form in ("taps", "packed", "auto_tpu")}
+        one = {form: of_block(chip, form, options) for form in ("taps", "auto_tpu")}
         say(*(row(form, *found.cells()) for form, found in one.items()))
         if "head" in parts:
             say("", f"## {options.blocks} DyHead blocks, scanned and recomputed, on the same", "", *head_of(*HEADER))

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dyhead_jax.ops import forms
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels, geometry
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels, far, geometry
 from tests.ops import deform_conv_reference
 
 EACH = pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
@@ -91,6 +91,35 @@ def test_an_integer_offset_is_a_shift(implementation):
     np.testing.assert_allclose(deform_conv(**v, implementation=implementation), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("setting", "spread"), [(SETTINGS[0], 5), *((s, 30) for s in SETTINGS)], ids=str)
+def test_windows_and_what_lies_beyond_them_equal_taps(setting, spread):
+    """Values and all gradients where some and where most positions have samples outside their window."""
+    _, stride, padding, dilation, groups, *_ = setting
+    v = inputs(*setting, h=37, w=26, spread=spread)
+    v = {name: array for name, array in v.items() if array is not None}
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+    def objective(v, implementation):
+        out = deform_conv(**{"mask": None, "bias": None, **v}, **options, implementation=implementation)
+        return jnp.sum(jnp.sin(out)), out
+
+    run = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
+    (_, got), grads = run(v, "windows")
+    (_, expected), expected_grads = run(v, "taps")
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    for name in v:
+        scale = np.abs(expected_grads[name]).max()
+        np.testing.assert_allclose(grads[name], expected_grads[name], atol=2e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(("spread", "reads"), [(1, False), (30, True)])
+def test_only_samples_beyond_the_windows_are_read_again(spread, reads, monkeypatch):
+    v = inputs(*SETTINGS[0], h=37, w=26, spread=spread)
+    read = far.taps.read
+    monkeypatch.setattr(far.taps, "read", lambda *a: read(*a) * jnp.nan)
+    assert np.isnan(deform_conv(**v, padding=1, implementation="windows")).any() == reads
+
+
 @EACH
 @pytest.mark.parametrize("at", [-1.0, 4.0])
 def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
@@ -142,9 +171,8 @@ def test_levels_together_equal_levels_alone(implementation):
         np.testing.assert_allclose(got, alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["taps", "packed"])
 @pytest.mark.parametrize("masked", [True, False])
-def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch):
+def test_positions_in_pieces_change_nothing(masked, monkeypatch):
     """Values and all gradients, for positions that fill the last piece and that do not."""
     kernel, groups = (3, 3), 2
     a = inputs(kernel, (1, 1), (1, 1), (1, 1), groups, 3, masked, True)
@@ -157,7 +185,7 @@ def test_positions_in_pieces_change_nothing(implementation, masked, monkeypatch)
 
         def objective(maps, offsets, masks, kernel, bias):
             out = deform_conv_levels(
-                maps, offsets, masks, kernel, bias, padding=1, groups=groups, implementation=implementation
+                maps, offsets, masks, kernel, bias, padding=1, groups=groups, implementation="taps"
             )
             return sum(jnp.sum(jnp.sin(x)) for x in out), out
 

@@ -7,10 +7,11 @@ of an offset uses the floor cell, so on an integer it is the right-hand cell's.
 
 Sources: Dai et al. 2017 (v1), Zhu et al. 2019 (v2); border and gradients as in mmcv 2.2.0 `modulated_deform_conv2d`.
 
-How it works: `tap_loop` adds up tap by tap, over the samples of all maps at once (`geometry`). How samples are read is
-a form: `taps` (four row gathers), `packed` (one gather of four pixels), `hat` (a matrix product). `choice` says which
-one "auto" takes for which map on which backend. The batch stays a batching dimension throughout, so a sharded batch
-needs no communication.
+How it works: `tap_loop` adds up tap by tap, over the samples of all maps at once (`geometry`), and reads them as `taps`
+(four row gathers) or as `hat` (a matrix product with the whole map). `windows` reads all taps at once, tile by tile, as
+a matrix product with the window around a tile, and leaves to `far` what lies beyond. `choice` says which of the three
+"auto" takes for which map on which backend. The batch stays a batching dimension throughout, so a sharded batch needs
+no communication, but that `windows` asks all images whether anything lies beyond.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax.ops.deform_conv import choice, geometry
-from dyhead_jax.ops.deform_conv.tap_loop import FORMS, tap_loop
+from dyhead_jax.ops.deform_conv.tap_loop import tap_loop
+from dyhead_jax.ops.deform_conv.tiles import grid_of
+from dyhead_jax.ops.deform_conv.windows import windowed
 
-IMPLEMENTATIONS = tuple(FORMS)
+IMPLEMENTATIONS = choice.FORMS
 
 
 def deform_conv(
@@ -101,8 +104,13 @@ def deform_conv_levels(
             blend = geometry.by_tap([masks[i][..., None] for i in chosen], deform_groups)[..., 0].astype(y.dtype)
         flat = kernel.reshape(taps, *kernel.shape[2:])
         size = y.shape[1] * y.shape[3] * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
-        plan = choice.plan(implementation, form, size)
-        out: Any = tap_loop(plan, layouts, groups, deform_groups, [maps[i] for i in chosen], y, x_, blend, flat)
+        operands = [maps[i] for i in chosen], y, x_, blend, flat
+        if form == "windows":
+            grids = [grid_of(layout, kernel.shape[:2], stride, padding, dilation) for layout in layouts]
+            out: Any = windowed(grids, layouts, groups, deform_groups, *operands)
+        else:
+            plan = choice.plan(implementation, form, size)
+            out = tap_loop(plan, layouts, groups, deform_groups, *operands)
         if bias is not None:
             out = out + bias.astype(out.dtype).reshape(1, 1, -1)
         out = out.astype(maps[0].dtype)

@@ -7,13 +7,13 @@ import jax
 
 from dyhead_jax.ops import forms
 
-FORMS = ("taps", "packed", "hat")
+FORMS = ("taps", "hat", "windows")
 BACKENDS = ("cpu", "gpu", "tpu")
 # Maps of at most so many pixels are read by `hat`, larger ones by the form beside it. TPU: where the two cross, with
 # gradients, between 25x42 (hat .459, packed .793 ms) and 50x76 (4.029, 2.183 ms). Not measured: libtpu 0.0.50.1's
 # estimates for a v5e, 256 channels, bfloat16, November 2026; `python -m dyhead_jax.benchmark tpu-forms` makes them.
 HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1926}
-LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "packed"}
+LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "windows"}
 
 # On CPUs, bytes of a tap's samples that are worked on at a time, so that they stay in the cache; 0 is all at once.
 # Measured on two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes

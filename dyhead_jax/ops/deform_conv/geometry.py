@@ -34,8 +34,8 @@ class Layout(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Of each position the map that its samples read, (1, 1, p): its size, its first row in the table of all maps, and
-    the rows between a pixel and the one below it."""
+    """Of each position, (1, 1, p) or (b, 1, p), the map that its samples read: its size, its first row in the table of
+    all maps, and the rows between a pixel and the one below it."""
 
     height: jax.Array
     width: jax.Array
@@ -53,7 +53,7 @@ class Samples(NamedTuple):
     blend: jax.Array  # the mask; 0 outside the map
     inside: jax.Array
     row: jax.Array  # of the table, of the top-left corner
-    pitch: jax.Array  # rows between a pixel and the one below it, (1, 1, p)
+    pitch: jax.Array  # rows between a pixel and the one below it, as of `Source`
 
 
 def layouts_of(maps: Sequence[jax.Array], outputs: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
@@ -101,17 +101,22 @@ def sources(layouts: Sequence[Layout]) -> Source:
     )
 
 
+def inside(source: Source, y: jax.Array, x: jax.Array) -> jax.Array:
+    """Whether points, (b, g, p), have a corner on the map."""
+    return (y > -1) & (x > -1) & (y < source.height) & (x < source.width)
+
+
 def samples(source: Source, y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
     """The samples at the points y and x, (b, g, p)."""
-    inside = (y > -1) & (x > -1) & (y < source.height) & (x < source.width)
+    on_map = inside(source, y, x)
     # far points would overflow the integers: bring them to the rim, where `inside` has already taken them out
-    y = jnp.where(inside, y, 0.0)
-    x = jnp.where(inside, x, 0.0)
+    y = jnp.where(on_map, y, 0.0)
+    x = jnp.where(on_map, x, 0.0)
     y0, x0 = jnp.floor(y), jnp.floor(x)
-    blend = jnp.where(inside, 1.0 if mask is None else mask, 0.0).astype(y.dtype)
+    blend = jnp.where(on_map, 1.0 if mask is None else mask, 0.0).astype(y.dtype)
     fy, fx, y0, x0 = y - y0, x - x0, y0.astype(jnp.int32), x0.astype(jnp.int32)
     row = source.row + (y0 + 1) * source.pitch + x0 + 1
-    return Samples(y0, x0, fy, fx, blend, inside, row, source.pitch)
+    return Samples(y0, x0, fy, fx, blend, on_map, row, source.pitch)
 
 
 def corner_weights(s: Samples) -> list[jax.Array]:
@@ -193,3 +198,9 @@ def uncut(v: jax.Array, size: int, axis: int) -> jax.Array:
     v = jnp.moveaxis(v, 0, axis)
     v = v.reshape(*v.shape[:axis], -1, *v.shape[axis + 2 :])
     return jax.lax.slice_in_dim(v, 0, size, axis=axis)
+
+
+def zeros(like: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Zeros that vary over devices as `like` does, which a loop's carry inside shard_map must."""
+    zero = jnp.where(like[(slice(1),) * like.ndim] > 0, 0, 0).astype(dtype)
+    return jnp.broadcast_to(zero.reshape((1,) * len(shape)), shape)

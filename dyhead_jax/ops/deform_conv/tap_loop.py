@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops.deform_conv import geometry, hat, packed, taps
+from dyhead_jax.ops.deform_conv import geometry, hat, taps
 
-FORMS: dict[str, ModuleType] = {"taps": taps, "packed": packed, "hat": hat}
+FORMS: dict[str, ModuleType] = {"taps": taps, "hat": hat}
 
 
 class Points(NamedTuple):
@@ -49,7 +49,7 @@ def tap_loop(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel):
             value = geometry.join_groups(value).astype(table.dtype)
             return total + _project(value, matrix.astype(table.dtype), groups, wide), None
 
-        zero = _zeros(table, (table.shape[0], points.y.shape[3], kernel.shape[2]), wide)
+        zero = geometry.zeros(table, (table.shape[0], points.y.shape[3], kernel.shape[2]), wide)
         return jax.lax.scan(tap, zero, ((points.y, points.x, points.mask), kernel))[0]
 
     points = Points(geometry.sources(layouts), y, x, mask)
@@ -88,7 +88,10 @@ def _backward(plan, layouts, groups, deform_groups, residuals, g):
         d_table, (d_matrices, d_points) = jax.lax.scan(tap, d_table, inputs)
         return (d_table, d_kernel + d_matrices), d_points
 
-    sums = _zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide), _zeros(table, kernel.shape, wide)
+    sums = (
+        geometry.zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide),
+        geometry.zeros(table, kernel.shape, wide),
+    )
     points = Points(geometry.sources(layouts), y, x, mask)
     if plan.pieces == 1:
         (d_table, d_kernel), d_points = piece(sums, (points, g))
@@ -131,9 +134,3 @@ def _project_transposed(g: jax.Array, matrix: jax.Array, groups: int, wide):
         return jnp.einsum("bpnc,bpnd->bcnd", v, by_group, preferred_element_type=wide).sum(0).reshape(matrix.shape)
 
     return d_values, d_matrix
-
-
-def _zeros(table: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Zeros that vary over devices as the table does, which a loop's carry inside shard_map must."""
-    zero = jnp.where(table[(slice(1),) * table.ndim] > 0, 0, 0).astype(dtype)
-    return jnp.broadcast_to(zero.reshape((1,) * len(shape)), shape)
