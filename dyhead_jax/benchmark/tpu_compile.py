@@ -136,7 +136,7 @@ def text(found: dict[str, Any]) -> str:
     if found["other_collectives"]:
         lines.append("other than all-reduce:")
     else:
-        lines.append("no collective other than all-reduce: chips exchange sums only")
+        lines.append("no collective other than all-reduce: chips exchange sums and maxima only")
     for other in found["other_collectives"]:
         lines.append(f"  {other['kind']} x{other['times']} {other['shape']} {other['op_name']}")
     lines.append(f"gathers: {found['gathers']} a step")

@@ -46,10 +46,12 @@ def add_gradients(layouts, groups, deform_groups, maps, rest: Rest, kernel, g, s
     dtype, k = maps[0].dtype, len(rest.y)
     d_maps, d_points, d_kernel = sums
     wide = d_kernel.dtype
+    # by image: summed in the loop, a sharded batch would exchange it in every round
+    d_kernels = geometry.zeros(maps[0], (len(g), *kernel.shape), wide)
     matrix = kernel.reshape(k, kernel.shape[1], groups, -1).astype(dtype)
 
     def chunk(sums: Any, index: jax.Array, taken: jax.Array) -> Any:
-        d_maps, d_points, d_kernel = sums
+        d_maps, d_points, d_kernels = sums
         part = _take(rest, index)
         table = taps.prepare(maps, deform_groups)
         of_chunk = jnp.where(taken[..., None], _rows(g, index), 0.0).reshape(*index.shape, groups, -1)
@@ -58,18 +60,18 @@ def add_gradients(layouts, groups, deform_groups, maps, rest: Rest, kernel, g, s
         start = geometry.zeros(table, table.shape, wide)
         d_table, values, d_samples = taps.pull(layouts, table, start, _samples(layouts, part, index), d_values, lanes=0)
         columns = _columns(values, k, groups, dtype)
-        more = jnp.einsum("bksnc,bsnd->kcnd", columns, of_chunk, preferred_element_type=wide)
+        more = jnp.einsum("bksnc,bsnd->bkcnd", columns, of_chunk, preferred_element_type=wide)
         keep = part.left & taken[None, :, None]
         d_samples = [jnp.where(keep, _by_tap(v, k), 0.0) for v in d_samples]
         return (
             [d + v for d, v in zip(d_maps, taps.restore(layouts, d_table, d_maps), strict=True)],
             _put(d_points, index, jnp.concatenate([_flat(v) for v in d_samples], axis=-1)),
-            d_kernel + more.reshape(kernel.shape),
+            d_kernels + more.reshape(d_kernels.shape),
         )
 
     flat = jnp.concatenate([_flat(v) for v in d_points], axis=-1)
-    d_maps, flat, d_kernel = _for_chunks(chunk, rest.left, (d_maps, flat, d_kernel))
-    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernel
+    d_maps, flat, d_kernels = _for_chunks(chunk, rest.left, (d_maps, flat, d_kernels))
+    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernel + d_kernels.sum(0)
 
 
 def _for_chunks(chunk: Callable[..., Any], left: jax.Array, carry: Any) -> Any:
