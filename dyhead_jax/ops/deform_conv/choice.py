@@ -9,10 +9,11 @@ from dyhead_jax.ops import forms
 
 FORMS = ("taps", "hat", "windows")
 BACKENDS = ("cpu", "gpu", "tpu")
-# Maps of at most so many pixels are read by `hat`, larger ones by the form beside it. TPU: where the two cross, with
-# gradients, between 25x42 (hat .459, packed .793 ms) and 50x76 (4.029, 2.183 ms). Not measured: libtpu 0.0.50.1's
-# estimates for a v5e, 256 channels, bfloat16, November 2026; `python -m dyhead_jax.benchmark tpu-forms` makes them.
-HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1926}
+# Maps of at most so many pixels are read by `hat`, larger ones by the form beside it. TPU: with gradients the two take
+# as long at 25x42 (.465 ms), at 13x21 `hat` .080 and `windows` .169, at 50x84 4.918 and 1.371, `taps` 3.206. Not
+# measured: libtpu 0.0.50.1's estimates for a v5e, 256 channels, bfloat16, November 2026, with a 64th of the positions
+# beyond their windows; `python -m dyhead_jax.benchmark tpu-forms` makes them.
+HAT_PIXELS = {"cpu": 0, "gpu": 0, "tpu": 1050}
 LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "windows"}
 
 # On CPUs, bytes of a tap's samples that are worked on at a time, so that they stay in the cache; 0 is all at once.
