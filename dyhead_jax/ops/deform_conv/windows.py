@@ -2,8 +2,8 @@
 
 A tile's samples are a matrix product: bilinear weights, samples x pixels of the window, times the window. The work
 grows with the pixels of a map, not with their square as in `hat`, and a TPU's compiler builds the weights inside the
-product, so that they are never stored. Samples beyond their window, 8 pixels and more from where a plain
-convolution would read, are left to `far`, so the numbers are those of every other form.
+product, so that they are never stored. Samples beyond their window, as offsets of more than 7 pixels may lead to, are
+left to `far`, so the numbers are those of every other form.
 
 The weights have the dtype of the maps, so in bfloat16 they are rounded to 8 bits. All taps are read at once: the
 samples of a map are stored once, taps x positions x channels.
