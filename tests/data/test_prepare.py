@@ -282,6 +282,10 @@ def test_a_folder_that_tfds_prepared_here(tree: Path, tmp_path: Path, monkeypatc
     tree = shutil.copytree(tree, tmp_path / "tree" / "coco")
     (tree / "test2017").mkdir()
     cv2.imwrite(str(tree / "test2017" / "1.jpg"), np.zeros((8, 8, 3), np.uint8))
+    for split, name in coco_tree.SPLITS.items():  # tfds wants COCO's 80 classes
+        content = coco_tree.truth(tree, split)
+        content["categories"] += [{"id": 100 + i, "name": f"other {i}"} for i in range(80 - len(content["categories"]))]
+        (tree / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
     images = [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}]
     content = coco_tree.truth(tree, "train") | {"images": images, "annotations": []}
     (tree / "annotations" / "image_info_test2017.json").write_text(json.dumps(content))
