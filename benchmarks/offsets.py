@@ -60,6 +60,8 @@ def main() -> None:
     split = make_source(loaded.config.data, options.workdir).split("val")
     variables = local_variables(loaded.variables)
     evaluate_split(partial(map_detect(detect), variables), split, loaded.config.data)
+    if not found:
+        raise command.UsageError(f"{options.workdir}: no offsets were seen: its model has no DyHead, or a scanned one")
     lines = [
         f"Command: `python benchmarks/offsets.py --workdir=runs/{options.workdir.name}`",
         "",

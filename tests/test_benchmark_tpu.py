@@ -120,6 +120,17 @@ def test_outer_loops_are_unrolled_by_a_number_and_inner_ones_wholly():
         assert jnp.allclose(function(x)[0], run(x), atol=1e-6)
 
 
+def test_short_loops_are_unrolled_wholly():
+    def run(x, length):
+        return jax.lax.scan(lambda c, _: (jnp.sin(c @ c), None), x, None, length=length)[0]
+
+    for length, dots in ((tpu.SHORT, tpu.SHORT), (tpu.SHORT + 2, 1)):
+        program = jax.make_jaxpr(lambda x, n=length: run(x, n))(jnp.eye(3))
+        assert list(tpu._rounds(program.jaxpr)) == ([] if length <= tpu.SHORT else [length])
+        module = hlo.parse(jax.jit(jaxpr_as_fun(tpu.unrolled(program, 1))).lower(jnp.eye(3)).compile().as_text())
+        assert len([i for i in module.instructions if i.kind == "dot"]) == dots
+
+
 def test_programs_for_tpus_have_no_form_of_the_cpu():
     x, kernel = jnp.zeros((1, 8, 8, 64)), jnp.zeros((3, 3, 64, 4))
 

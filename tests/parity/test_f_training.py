@@ -8,8 +8,7 @@ and that what does not train has not moved.
 Where a kink (floor cell, ReLU, max) flips in float32, a run in float64 counts in its place, within 1e-8 of the float64
 history (`hist64`). Where that is itself stored in float32, it cannot hold so much, and it was not computed with so
 much: mmdetection's ATSS turns box predictions into float32 (`.float()` in `ATSSHead.forward_single`), so that the box
-loss and its gradient are rounded at every step, which the steps that follow amplify: 1e-8 at first, 6e-7 after twenty.
-There FLOAT32_HISTORY is what we ask. Where the first way meets such a
+loss and its gradient are rounded at every step. There FLOAT32_HISTORY is what we ask. Where the first way meets such a
 kink, so would the others: they run in float64 only, since each program takes a minute to compile.
 
 A batch that does not fill eight devices stands on them several times: sums and normalisers grow alike, so the losses
