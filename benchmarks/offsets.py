@@ -49,7 +49,7 @@ def main() -> None:
             images,
             sizes,
             method="detect",
-            capture_intermediates=lambda module, _: module.name == "offset",
+            capture_intermediates=lambda module, name: (module.name, name) == ("offset", "__call__"),
             mutable=["intermediates"],
         )
         for path, out in jax.tree_util.tree_leaves_with_path(state["intermediates"]):

@@ -10,7 +10,7 @@ The compiler counts a loop's body once. Here each round of the loops over taps c
 unrolled, --unroll 3 by a third of that, and goes on from there; --unroll 3 says a tenth to a fifth less where both were
 tried. A loop whose rounds depend on the data counts as one: of `windows`, one chunk of positions that have samples
 beyond their window, a 64th of all. A "+" marks an estimate without some operations, of which the compiler does not know
-the cost. Takes a quarter of an hour on two cores. Needs libtpu: the extra `tpu`.
+the cost. Takes half an hour on two cores that other work shares. Needs libtpu: the extra `tpu`.
 
   python -m dyhead_jax.benchmark tpu-forms --write benchmarks/results/tpu_forms_v5e.md
   python -m dyhead_jax.benchmark tpu-forms --part op --size 25x42 --form hat --form windows
