@@ -90,6 +90,7 @@ def mmdet_atss(**fields: Any) -> ATSSConfig:
         train_in_padding=False,
         empty_counts_one=True,
         centerness_floor=1.0,
+        divisor_eps=2**-23,
         **fields,
     )
 

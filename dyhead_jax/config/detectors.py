@@ -22,6 +22,7 @@ class ATSSConfig:
     train_in_padding: bool = True  # anchors beyond the image's own padding train (official) or not (mmdetection)
     empty_counts_one: bool = False  # an image without positives adds 1 to the normaliser (mmdetection)
     centerness_floor: float = 0.0  # least divisor of the box loss: none (official) or 1 (mmdetection)
+    divisor_eps: float = 0.0  # added to the losses' divisors: none (official) or 2^-23 (mmdetection)
     score_threshold: float = 0.05
     nms_threshold: float = 0.6
     nms_candidates: int = 1000  # kept a level before NMS

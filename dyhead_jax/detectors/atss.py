@@ -24,7 +24,8 @@ class ATSS(Detector):
     (`boxes.decode_deltas`); rank_by "product" of class and centreness or "class" alone, for candidates kept a level;
     clip_boxes "after" or "before" NMS; train_in_padding: whether anchors beyond an image's own padding are candidates
     and negatives; empty_counts_one: an image without positives adds 1 to the normaliser; centerness_floor: least sum of
-    centreness that the box loss is divided by, none or 1.
+    centreness that the box loss is divided by, none or 1; divisor_eps: added to the number of positives, and to 1 in
+    the box loss, none or float32's 2^-23 (mmdetection's `weight_reduce_loss`; seen in float64 only).
     Initialisation: predictors N(0, 0.01), class bias -log(99), the rest 0; scales 1.
     """
 
@@ -42,6 +43,7 @@ class ATSS(Detector):
     train_in_padding: bool = True
     empty_counts_one: bool = False
     centerness_floor: float = 0.0
+    divisor_eps: float = 0.0
     score_threshold: float = 0.05
     nms_threshold: float = 0.6
     nms_candidates: int = 1000
@@ -103,7 +105,8 @@ class ATSS(Detector):
         counts = jnp.sum(positive, axis=1).astype(jnp.float32)
         if self.empty_counts_one:
             counts = jnp.maximum(counts, 1.0)
-        count = jnp.maximum(self.mean_over_devices(jnp.sum(counts)), 1.0)
+        count = jnp.maximum(self.mean_over_devices(jnp.sum(counts)), 1.0).astype(deltas.dtype)
+        count = count + self.divisor_eps / self.device_count  # a share: the loss is that of the batch on one device
         class_loss = losses.focal(logits, losses.one_hot(labels, self.num_classes))
         loss_class = jnp.sum(jnp.where(valid[..., None], class_loss, 0.0)) / count
 
@@ -113,8 +116,9 @@ class ATSS(Detector):
         predicted = jnp.where(positive[..., None], predicted, anchors[None])
         box_loss = losses.giou(predicted, boxes, self.giou_eps) * target
         weight = self.mean_over_devices(jnp.sum(target))
+        total = jnp.sum(box_loss) / (1.0 + self.divisor_eps)
         # 1e-6 keeps a batch without positives finite
-        loss_box = self.box_loss_weight * jnp.sum(box_loss) / jnp.maximum(weight, max(self.centerness_floor, 1e-6))
+        loss_box = self.box_loss_weight * total / jnp.maximum(weight, max(self.centerness_floor, 1e-6))
 
         center_loss = losses.binary_cross_entropy(center_logits, target)
         loss_centerness = jnp.sum(jnp.where(positive, center_loss, 0.0)) / count

@@ -87,6 +87,11 @@ class Detector(nn.Module):
         """For normalisers: the mean over the mapped axis, or x itself."""
         return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
 
+    @property
+    def device_count(self) -> int:
+        """On the mapped axis; 1 without one, whatever the arrays are sharded over."""
+        return 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+
     def in_own_padding(self, sizes: jax.Array | None, shapes: list[tuple[int, int]], each: int = 1) -> jax.Array:
         """(b, n) bool: cells that begin inside the image padded to pad_divisor, `each` times a cell; (1, n) all True
         where sizes is None. Source: mmdetection `valid_flags`."""

@@ -89,6 +89,7 @@ def atss_head(c: dict) -> ATSSConfig:
         train_in_padding=False,
         empty_counts_one=True,
         centerness_floor=1.0,
+        divisor_eps=2**-23,
         score_threshold=test["score_thr"],
         nms_threshold=test["nms"]["iou_threshold"],
         nms_candidates=test["nms_pre"],
