@@ -20,18 +20,17 @@ LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "windows"}
 # Measured on two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes
 # 8.0 times a plain convolution all at once, 5.6 with 1 MiB, 5.7 with 2, 6.2 with 4 (benchmarks/results/cpu_forms.md).
 PIECE = 2 * 2**20
-# On CPUs, sums over channels are taken in slices of so many, which are then added; 0 leaves them to the compiler. With
-# them 5.1 in place of 5.7 there.
-LANES = 16
+# On CPUs, products that are summed over channels are stored first: XLA's sum of them is slower when it makes them itself.
+APART = True
 
 
 class Plan(NamedTuple):
-    """How maps are worked off. form: a key of `tap_loop.FORMS`; pieces: how many the positions are cut into; lanes: see
-    LANES."""
+    """How maps are worked off. form: a key of `tap_loop.FORMS`; pieces: how many the positions are cut into; apart: see
+    APART."""
 
     form: str
     pieces: int
-    lanes: int
+    apart: bool
 
 
 def choose(implementation: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
@@ -50,9 +49,9 @@ def plan(implementation: str, form: str, size: int) -> Plan:
     as on a CPU where `forms` means that."""
     cpu = implementation == "auto_cpu" or (not implementation.startswith("auto_") and forms.auto() == "shifted")
     if not cpu:
-        return Plan(form, pieces=1, lanes=0)
+        return Plan(form, pieces=1, apart=False)
     whole = form == "hat" or not PIECE  # `hat` multiplies with whole maps
-    return Plan(form, 1 if whole else max(1, round(size / PIECE)), LANES)
+    return Plan(form, 1 if whole else max(1, round(size / PIECE)), APART)
 
 
 def _backend(implementation: str) -> str:

@@ -4,7 +4,6 @@ A tap's samples of all levels stand in one row of p positions, level after level
 deformable group, position.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -135,13 +134,10 @@ def pull_points(s: Samples, dots: Sequence[jax.Array]) -> tuple[jax.Array, jax.A
     return d_y, d_x, jnp.where(s.inside, total, 0.0)
 
 
-def dots(a: jax.Array, b: jax.Array, lanes: int) -> jax.Array:
-    """Sum of a * b over the last axis, in slices of `lanes`, which are then added, where that divides it."""
-    c = b.shape[-1]
-    if not lanes or c % lanes:
-        return jnp.sum(a * b, axis=-1)
-    parts = [a[..., i : i + lanes] * b[..., i : i + lanes] for i in range(0, c, lanes)]
-    return jnp.sum(functools.reduce(jnp.add, parts), axis=-1)
+def dots(a: jax.Array, b: jax.Array, apart: bool) -> jax.Array:
+    """Sum of a * b over the last axis; apart: the products are stored before they are added."""
+    products = jax.lax.optimization_barrier(a * b) if apart else a * b
+    return jnp.sum(products, axis=-1)
 
 
 def bordered(maps: Sequence[jax.Array]) -> Iterator[jax.Array]:

@@ -34,9 +34,9 @@ def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     return jnp.concatenate(values, axis=2)
 
 
-def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, lanes: int):
+def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, apart: bool):
     """As `taps.pull`."""
-    del lanes
+    del apart
     d_tables, values, gradients = [], [], []
     for (a, b), layout, level in zip(_spans(layouts), layouts, _by_level(layouts, s), strict=True):
         pixels = table[:, :, a:b]

@@ -79,7 +79,7 @@ def _backward(plan, layouts, groups, deform_groups, residuals, g):
             s = geometry.samples(points.source, y, x, mask)
             d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
             d_value = geometry.split_groups(d_value, deform_groups)
-            d_table, value, (d_y, d_x, d_mask) = form.pull(layouts, table, d_table, s, d_value, plan.lanes)
+            d_table, value, (d_y, d_x, d_mask) = form.pull(layouts, table, d_table, s, d_value, plan.apart)
             d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype))
             return d_table, (d_matrix, (d_y, d_x, None if mask is None else d_mask))
 

@@ -29,16 +29,16 @@ def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     return total
 
 
-def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, lanes: int):
+def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, apart: bool):
     """Adds the gradient of the table to d_table, given that of the values. Returns d_table, the values (which the
-    gradient of the kernel needs), and the gradients of y, x and mask. lanes: see `choice.Plan`."""
+    gradient of the kernel needs), and the gradients of y, x and mask. apart: see `choice.Plan`."""
 
     def corner(carry, inputs):  # one after the other, so that only one corner's rows are alive
         d_table, value = carry
         row, weight = inputs
         weight = (weight * s.blend)[..., None].astype(d_value.dtype)
         pixels = geometry.gather(table, row)
-        dot = geometry.dots(d_value, pixels, lanes).astype(s.fy.dtype)
+        dot = geometry.dots(d_value, pixels, apart).astype(s.fy.dtype)
         return (geometry.scatter_add(d_table, row, weight * d_value), value + weight * pixels), dot
 
     rows, weights = jnp.stack(_rows(s)), jnp.stack(geometry.corner_weights(s))
