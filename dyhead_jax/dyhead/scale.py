@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from dyhead_jax.dyhead.activations import hard_sigmoid
 from dyhead_jax.dyhead.valid_area import pooled
+from dyhead_jax.ops.pixels import spread
 
 
 class ScaleAttention(nn.Module):
@@ -28,5 +29,6 @@ class ScaleAttention(nn.Module):
         total: Any = 0.0
         for f in candidates:
             weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage.split("_")[0])
-            total = total + weight.astype(f.dtype).reshape(-1, 1, 1, 1) * f
+            everywhere = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
+            total = total + spread(everywhere, f.shape[1:3]) * f
         return total / len(candidates)

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from dyhead_jax.dyhead.activations import hard_sigmoid, torch_uniform
 from dyhead_jax.dyhead.valid_area import pooled
+from dyhead_jax.ops.pixels import spread
 
 
 class TaskAttention(nn.Module):
@@ -35,6 +36,6 @@ class TaskAttention(nn.Module):
         squeezed = nn.relu(dense(hidden, channels, "squeeze")(pooled(x, valid)))
         expanded = dense(4 * channels, hidden, "expand")(squeezed)
         theta = hard_sigmoid(expanded, self.lineage.split("_")[0]) - 0.5
-        theta = theta.astype(x.dtype).reshape(-1, 1, 1, 4 * channels)
-        a1, b1, a2, b2 = jnp.split(theta, 4, axis=-1)
-        return jnp.maximum(x * (a1 * 2 + 1) + b1, x * (a2 * 2) + b2)
+        a1, b1, a2, b2 = jnp.split(theta.astype(x.dtype), 4, axis=-1)
+        a1, b1, a2, b2 = (spread(v, x.shape[1:3]) for v in (a1 * 2 + 1, b1, a2 * 2, b2))
+        return jnp.maximum(x * a1 + b1, x * a2 + b2)

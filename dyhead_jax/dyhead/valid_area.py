@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dyhead_jax.ops.pixels import pixel_sum
+
 
 def valid_cells(sizes: jax.Array, shapes: Sequence[tuple[int, int]], strides: Sequence[int]) -> list[jax.Array]:
     """(b, h_l, w_l) bool for each level of `shapes` (h_l, w_l): cells that begin inside the image of `sizes` (b, 2), as
@@ -35,7 +37,9 @@ def over(valid: Any, module: Callable[..., Any]) -> Callable[..., Any]:
 def pooled(x: jax.Array, valid: jax.Array | None) -> jax.Array:
     """Mean over h and w of x (b, h, w, c), float32 or wider: (b, c)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.mean(wide, axis=(1, 2), where=None if valid is None else valid[..., None])
+    if valid is None:
+        return pixel_sum(wide) / (x.shape[1] * x.shape[2])
+    return jnp.mean(wide, axis=(1, 2), where=valid[..., None])
 
 
 def normed(norm: Callable[..., jax.Array], x: jax.Array, valid: jax.Array | None) -> jax.Array:

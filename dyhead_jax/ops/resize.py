@@ -23,6 +23,9 @@ def upsample_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
     Equal to PyTorch's `interpolate(mode="bilinear", align_corners=True)`.
     """
-    rows = jnp.asarray(_weights(x.shape[1], size[0]), x.dtype)
-    columns = jnp.asarray(_weights(x.shape[2], size[1]), x.dtype)
-    return jnp.einsum("Wv,bHvc->bHWc", columns, jnp.einsum("Hh,bhvc->bHvc", rows, x))
+    b, h, w, c = x.shape
+    # the matrices carry the batch, so that both products keep the order of the axes and nothing is transposed
+    rows = jnp.broadcast_to(jnp.asarray(_weights(h, size[0]), x.dtype), (b, size[0], h))
+    columns = jnp.broadcast_to(jnp.asarray(_weights(w, size[1]), x.dtype), (b, h, size[1], w))
+    wide = jnp.matmul(columns, x)
+    return jnp.matmul(rows, wide.reshape(b, h, -1)).reshape(b, *size, c)

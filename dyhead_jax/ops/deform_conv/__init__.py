@@ -114,8 +114,9 @@ def deform_conv_levels(
         if bias is not None:
             out = out + bias.astype(out.dtype).reshape(1, 1, -1)
         out = out.astype(maps[0].dtype)
-        for level, layout in zip(chosen, layouts, strict=True):
-            piece = out[:, layout.position : layout.position + layout.positions]
+        # a split's gradient is one concatenation, that of slices a sum of padded maps
+        pieces = jnp.split(out, [layout.position for layout in layouts[1:]], axis=1)
+        for level, layout, piece in zip(chosen, layouts, pieces, strict=True):
             results[level] = piece.reshape(out.shape[0], layout.out_height, layout.out_width, out.shape[2])
     return [results[level] for level in range(len(maps))]
 

@@ -20,7 +20,7 @@ LARGE = {"cpu": "taps", "gpu": "taps", "tpu": "windows"}
 # Measured on two cores of an AMD EPYC (L2 1 MiB each, L3 32 MiB): forward + backward of 256 channels at 100x152 takes
 # 8.0 times a plain convolution all at once, 5.6 with 1 MiB, 5.7 with 2, 6.2 with 4 (benchmarks/results/cpu_forms.md).
 PIECE = 2 * 2**20
-# On CPUs, products that are summed over channels are stored first: XLA's sum of them is slower when it makes them itself.
+# On CPUs, products that are summed over channels are stored first.
 APART = True
 
 

@@ -58,7 +58,9 @@ def add_gradients(layouts, groups, deform_groups, maps, rest: Rest, kernel, g, s
         d_columns = jnp.einsum("bsnd,kcnd->bksnc", of_chunk, matrix, preferred_element_type=wide)
         d_values = geometry.split_groups(d_columns.reshape(index.shape[0], k * index.shape[1], -1), deform_groups)
         start = geometry.zeros(table, table.shape, wide)
-        d_table, values, d_samples = taps.pull(layouts, table, start, _samples(layouts, part, index), d_values, apart=False)
+        d_table, values, d_samples = taps.pull(
+            layouts, table, start, _samples(layouts, part, index), d_values, apart=False
+        )
         columns = _columns(values, k, groups, dtype)
         more = jnp.einsum("bksnc,bsnd->bkcnd", columns, of_chunk, preferred_element_type=wide)
         keep = part.left & taken[None, :, None]

@@ -1,0 +1,37 @@
+"""Sums over the pixels of a map, and values that stand at all its pixels, whose gradient is such a sum.
+
+On CPUs they are taken over rows, then over columns, in two steps that the compiler must not merge: with jax 0.10.1 the
+sum of products over 100x152 pixels of 256 channels takes 3.5 ms in one step and 1.7 in two.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from dyhead_jax.ops import forms
+
+
+def pixel_sum(x: jax.Array) -> jax.Array:
+    """Sum over h and w of (b, h, w, c), in float32 or wider: (b, c)."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if forms.auto() == "lax":
+        return x.sum((1, 2))
+    return jax.lax.optimization_barrier(x.sum(1)).sum(1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def spread(values: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """(b, c) at all pixels of a map of `size`: (b, *size, c). The gradient is `pixel_sum`."""
+    return jnp.broadcast_to(values[:, None, None], (values.shape[0], *size, values.shape[1]))
+
+
+def _forward(values: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, None]:
+    return spread(values, size), None
+
+
+def _backward(size: tuple[int, int], _: None, g: jax.Array) -> tuple[jax.Array]:
+    return (pixel_sum(g).astype(g.dtype),)
+
+
+spread.defvjp(_forward, _backward)

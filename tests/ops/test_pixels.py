@@ -1,0 +1,24 @@
+"""Sums over pixels, and their transpose, against `jnp` in the wider type."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dyhead_jax.ops import forms
+from dyhead_jax.ops.pixels import pixel_sum, spread
+
+
+@pytest.mark.parametrize("form", ["shifted", "lax"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_spread_and_its_gradient(form, dtype):
+    values = jax.random.normal(jax.random.key(0), (2, 5), dtype)
+    g = jax.random.normal(jax.random.key(1), (2, 30, 40, 5), dtype)
+    with forms.preferred(form):
+        out, pull = jax.vjp(lambda v: spread(v, (30, 40)), values)
+        total, (gradient,) = pixel_sum(g), pull(g)
+    np.testing.assert_array_equal(out, jnp.tile(values[:, None, None], (1, 30, 40, 1)))
+    assert (out.dtype, gradient.dtype, total.dtype) == (dtype, dtype, jnp.float32)
+    expected = np.asarray(g, np.float64).sum((1, 2))
+    np.testing.assert_allclose(total, expected, atol=1e-4)
+    np.testing.assert_array_equal(gradient, total.astype(dtype))
