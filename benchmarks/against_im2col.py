@@ -16,9 +16,13 @@ from dyhead_jax.dyhead import SpatialAttention
 from dyhead_jax.dyhead import spatial as spatial_module
 
 
-def im2col_levels(maps, offsets, masks, kernel, bias=None, *, stride=1, padding=0, implementation="auto"):
-    """The obvious form, level by level (3x3, one group)."""
+def im2col_calls(maps, calls, *, implementation="auto"):
+    """The obvious form, call by call and level by level (3x3, one group)."""
     del implementation
+    return [im2col_levels([maps[level] for level in call.levels], *call[1:-1]) for call in calls]
+
+
+def im2col_levels(maps, offsets, masks, kernel, bias, stride, padding):
     out = []
     for x, offset, mask in zip(maps, offsets, masks, strict=True):
         b, h, w, c = x.shape
@@ -43,15 +47,15 @@ def im2col_levels(maps, offsets, masks, kernel, bias=None, *, stride=1, padding=
 
 
 class Im2col(SpatialAttention):
-    """Spatial attention with the obvious form in the place of `deform_conv_levels`."""
+    """Spatial attention with the obvious form in the place of `deform_conv_calls`."""
 
     def __call__(self, pyramid):
-        ours = spatial_module.deform_conv_levels
-        spatial_module.deform_conv_levels = im2col_levels
+        ours = spatial_module.deform_conv_calls
+        spatial_module.deform_conv_calls = im2col_calls
         try:
             return super().__call__(pyramid)
         finally:
-            spatial_module.deform_conv_levels = ours
+            spatial_module.deform_conv_calls = ours
 
 
 def main() -> None:

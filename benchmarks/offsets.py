@@ -88,7 +88,7 @@ def reach(out: jax.Array) -> jax.Array:
     """Of an offset convolution's output (b, h, w, 27), for each position whether a sample leaves its window, and the
     longest offset: (2, b * h * w)."""
     offsets = out[..., : 2 * TAPS].astype(jnp.float32).reshape(*out.shape[:3], TAPS, 2)
-    (layout,) = geometry.layouts_of([out], [out.shape[1:3]])
+    (layout,) = geometry.layouts_of(geometry.places_of([out]), [out.shape[1:3]])
     y, x = geometry.points((layout,), [offsets], (3, 3), (1, 1), (1, 1), (1, 1), 1)
     _, near = in_window(grid_of(layout, (3, 3), (1, 1), (1, 1), (1, 1)), layout, y, x)
     outside = jnp.any(~near, axis=(0, 2)).astype(jnp.float32)

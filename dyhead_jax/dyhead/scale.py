@@ -30,5 +30,5 @@ class ScaleAttention(nn.Module):
         for f in candidates:
             weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage.split("_")[0])
             everywhere = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
-            total = total + spread(everywhere, f.shape[1:3]) * f
+            total = total + spread(everywhere, (f.shape[1], f.shape[2])) * f
         return total / len(candidates)

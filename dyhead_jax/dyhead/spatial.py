@@ -1,5 +1,7 @@
 """Spatial-aware attention, pi_S: deformable sampling of a level and its two neighbours with one set of offsets."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,7 +10,7 @@ from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.dyhead.activations import torch_uniform
 from dyhead_jax.dyhead.valid_area import normed
 from dyhead_jax.ops.conv import Conv
-from dyhead_jax.ops.deform_conv import deform_conv_levels
+from dyhead_jax.ops.deform_conv import Call, deform_conv_calls
 from dyhead_jax.ops.resize import upsample_align_corners
 
 TAPS = 9
@@ -20,7 +22,7 @@ class SpatialAttention(nn.Module):
 
     One 3x3 convolution, shared over levels, predicts 18 offsets (dy, dx by tap) and 9 mask logits; the level's offsets
     and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. The convolution of a
-    kind runs over all levels in one loop. Offsets, masks and norms are float32.
+    kind runs over all levels in one loop; all kinds read one table of the maps. Offsets, masks and norms are float32.
 
     features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5, whose
     scale starts at norm_scale (1 in the references; see `DyHead`);
@@ -50,13 +52,34 @@ class SpatialAttention(nn.Module):
             raise ValueError(f"coarse_offsets is {self.coarse_offsets!r}; it may be {coarse_offsets.CHOICES}")
         check_halving(pyramid)
         offsets, masks = self._predict(pyramid)
-        candidates = [[own] for own in self._deform("mid", pyramid, offsets, masks, valid, stride=1)]
-        if len(pyramid) == 1:
+        levels = len(pyramid)
+        calls = {"mid": self._call("mid", pyramid, range(levels), offsets, masks, stride=1)}
+        if levels > 1:
+            calls["low"] = self._call("low", pyramid, range(levels - 1), offsets[1:], masks[1:], stride=2)
+            if self.coarse_offsets != "upsample_first":
+                fitted = [
+                    coarse_offsets.for_coarser(self.coarse_offsets, offset, mask, (x.shape[1], x.shape[2]))
+                    for offset, mask, x in zip(offsets[:-1], masks[:-1], pyramid[1:], strict=True)
+                ]
+                small = [offset for offset, _ in fitted], [mask for _, mask in fitted]
+                calls["high"] = self._call("high", pyramid, range(1, levels), *small, stride=1)
+        found = dict(zip(calls, self._deform(pyramid, list(calls.values())), strict=True))
+
+        candidates = [[own] for own in self._normed("mid", found["mid"], valid)]
+        if levels == 1:
             return candidates
         finer, coarser = (valid[:-1], valid[1:]) if valid else (None, None)
-        for level, low in enumerate(self._deform("low", pyramid[:-1], offsets[1:], masks[1:], coarser, stride=2)):
+        sizes = [(x.shape[1], x.shape[2]) for x in pyramid[:-1]]
+        for level, low in enumerate(self._normed("low", found["low"], coarser)):
             candidates[level + 1].append(low)
-        for level, high in enumerate(self._coarser(pyramid, offsets, masks, finer, coarser)):
+        if self.coarse_offsets == "upsample_first":
+            maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes, strict=True)]
+            call = self._call("high", maps, range(levels - 1), offsets[:-1], masks[:-1], stride=1)
+            highs = self._normed("high", self._deform(maps, [call])[0], finer)
+        else:
+            coarse = self._normed("high", found["high"], coarser)
+            highs = [upsample_align_corners(x, size) for x, size in zip(coarse, sizes, strict=True)]
+        for level, high in enumerate(highs):
             candidates[level].append(high)
         return candidates
 
@@ -76,31 +99,18 @@ class SpatialAttention(nn.Module):
             masks.append(nn.sigmoid(out[..., 2 * TAPS :]))
         return offsets, masks
 
-    def _coarser(self, pyramid, offsets, masks, finer_valid: Valid, coarser_valid: Valid) -> list[jax.Array]:
-        """The coarser neighbour's candidate of each level but the coarsest."""
-        sizes = [(x.shape[1], x.shape[2]) for x in pyramid]
-        if self.coarse_offsets == "upsample_first":
-            maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes[:-1], strict=True)]
-            return self._deform("high", maps, offsets[:-1], masks[:-1], finer_valid, stride=1)
-        fitted = [
-            coarse_offsets.for_coarser(self.coarse_offsets, offset, mask, size)
-            for offset, mask, size in zip(offsets[:-1], masks[:-1], sizes[1:], strict=True)
-        ]
-        offsets, masks = [o for o, _ in fitted], [m for _, m in fitted]
-        small = self._deform("high", pyramid[1:], offsets, masks, coarser_valid, stride=1)
-        return [upsample_align_corners(x, size) for x, size in zip(small, sizes[:-1], strict=True)]
-
-    def _deform(self, kind: str, maps, offsets, masks, valid: Valid, stride: int) -> list[jax.Array]:
+    def _call(self, kind: str, maps, levels: Sequence[int], offsets, masks, stride: int) -> Call:
         c_in = maps[0].shape[-1]
         kernel = self.param(f"{kind}_kernel", torch_uniform(TAPS * c_in), (3, 3, c_in, self.features))
         bias = self.param(f"{kind}_bias", nn.initializers.zeros, (self.features,)) if self.dcn_bias else None
+        return Call(levels, offsets, masks, kernel.astype(self.dtype), bias, stride, padding=1)
+
+    def _deform(self, maps: list[jax.Array], calls: list[Call]) -> list[list[jax.Array]]:
+        return deform_conv_calls([x.astype(self.dtype) for x in maps], calls, implementation=self.implementation)
+
+    def _normed(self, kind: str, maps: list[jax.Array], valid: Valid) -> list[jax.Array]:
         norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
-        maps = [x.astype(self.dtype) for x in maps]
-        kernel = kernel.astype(self.dtype)
-        out = deform_conv_levels(
-            maps, offsets, masks, kernel, bias, stride=stride, padding=1, implementation=self.implementation
-        )
-        return [normed(norm, x, cells) for x, cells in zip(out, valid or [None] * len(out), strict=True)]
+        return [normed(norm, x, cells) for x, cells in zip(maps, valid or [None] * len(maps), strict=True)]
 
 
 class PlainNeighbours(nn.Module):

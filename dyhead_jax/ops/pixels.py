@@ -20,18 +20,22 @@ def pixel_sum(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x.sum(1)).sum(1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spread(values: jax.Array, size: tuple[int, int]) -> jax.Array:
     """(b, c) at all pixels of a map of `size`: (b, *size, c). The gradient is `pixel_sum`."""
+    return _spread(values, size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _spread(values: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.broadcast_to(values[:, None, None], (values.shape[0], *size, values.shape[1]))
 
 
 def _forward(values: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, None]:
-    return spread(values, size), None
+    return _spread(values, size), None
 
 
 def _backward(size: tuple[int, int], _: None, g: jax.Array) -> tuple[jax.Array]:
     return (pixel_sum(g).astype(g.dtype),)
 
 
-spread.defvjp(_forward, _backward)
+_spread.defvjp(_forward, _backward)

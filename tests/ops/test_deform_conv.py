@@ -9,7 +9,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dyhead_jax.ops import forms
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, choice, deform_conv, deform_conv_levels, far
+from dyhead_jax.ops.deform_conv import (
+    IMPLEMENTATIONS,
+    Call,
+    choice,
+    deform_conv,
+    deform_conv_calls,
+    deform_conv_levels,
+    far,
+)
 from tests.ops import deform_conv_reference
 
 EACH = pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
@@ -169,6 +177,60 @@ def test_levels_together_equal_levels_alone(implementation):
             v["x"], v["offsets"], v["mask"], fine["kernel"], fine["bias"], padding=1, implementation=implementation
         )
         np.testing.assert_allclose(got, alone, atol=1e-6)
+
+
+def calls_on_three_maps():
+    """Maps 9x7, 5x4 and 3x2 as a pyramid, and one call on all, one at stride 2 on the finer two, one on the last."""
+    sizes = ((9, 7), (5, 4), (3, 2))
+    fine = [inputs((3, 3), (1, 1), (1, 1), (1, 1), 1, 3, True, True, h=h, w=w) for h, w in sizes]
+    half = [inputs((3, 3), (2, 2), (1, 1), (1, 1), 1, 3, True, True, h=h, w=w) for h, w in sizes]
+
+    def call(levels, made, stride, seed, biased=True):
+        bias = made[0]["bias"] + seed if biased else None
+        offsets, masks = [made[i]["offsets"] for i in levels], [made[i]["mask"] for i in levels]
+        return Call(levels, offsets, masks, made[0]["kernel"] * (1 + seed), bias, stride, padding=1)
+
+    calls = [call([0, 1, 2], fine, 1, 0), call([0, 1], half, 2, 1), call([2], fine, 1, 2, biased=False)]
+    calls[2] = calls[2]._replace(masks=None)
+    return [v["x"] for v in fine], calls
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "mixed"])
+def test_calls_on_the_same_maps_equal_calls_alone(implementation, monkeypatch):
+    """Values and all gradients; "mixed" reads the two smaller maps by `hat`, the largest by `taps`."""
+    if implementation == "mixed":
+        implementation = "auto_cpu"
+        monkeypatch.setattr(choice, "HAT_PIXELS", {"cpu": 20})
+    maps, calls = calls_on_three_maps()
+    fixed = [(call.levels, call.stride) for call in calls]
+
+    def whole(arrays, together):
+        maps, arrays = arrays
+        calls = [
+            Call(levels, *rest, stride=stride, padding=1) for (levels, stride), rest in zip(fixed, arrays, strict=True)
+        ]
+        if together:
+            out = deform_conv_calls(maps, calls, implementation=implementation)
+        else:
+            out = [
+                deform_conv_levels(
+                    [maps[i] for i in levels], *call[1:5], stride=stride, padding=1, implementation=implementation
+                )
+                for call, (levels, stride) in zip(calls, fixed, strict=True)
+            ]
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out)), out
+
+    arrays = maps, [call[1:5] for call in calls]
+    run = jax.jit(jax.value_and_grad(whole, has_aux=True), static_argnums=1)
+    for got, expected in zip(*(jax.tree.leaves(run(arrays, together)) for together in (True, False)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_calls_with_other_deformable_groups():
+    maps, calls = calls_on_three_maps()
+    calls[2] = calls[2]._replace(offsets=[calls[2].offsets[0][:, :, :, :9]])
+    with pytest.raises(ValueError, match="calls with 1, 3 deformable groups"):
+        deform_conv_calls(maps, calls)
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -15,13 +15,14 @@ no communication, but that `windows` asks all images whether anything lies beyon
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dyhead_jax.ops.deform_conv import choice, geometry
-from dyhead_jax.ops.deform_conv.tap_loop import tap_loop
+from dyhead_jax.ops.deform_conv.tap_loop import Plan, tap_loop
 from dyhead_jax.ops.deform_conv.tiles import grid_of
 from dyhead_jax.ops.deform_conv.windows import windowed
 
@@ -83,50 +84,117 @@ def deform_conv_levels(
 
     Equal to calling `deform_conv` for each map, with one loop for all maps of a form in place of one a map.
     """
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-    taps = kernel.shape[0] * kernel.shape[1]
-    for level, x in enumerate(maps):
-        mask = None if masks is None else masks[level]
-        _check(x, offsets[level], mask, kernel, bias, stride, padding, dilation, groups, level)
-    deform_groups = offsets[0].shape[3] // taps
+    call = Call(range(len(maps)), offsets, masks, kernel, bias, stride, padding, dilation)
+    return deform_conv_calls(maps, [call], groups=groups, implementation=implementation)[0]
+
+
+class Call(NamedTuple):
+    """A kernel and the maps that it reads, by their index; the other fields as in `deform_conv`, offsets and masks one
+    a map that is read."""
+
+    levels: Sequence[int]
+    offsets: Sequence[jax.Array]
+    masks: Sequence[jax.Array] | None
+    kernel: jax.Array
+    bias: jax.Array | None = None
+    stride: int | tuple[int, int] = 1
+    padding: int | tuple[int, int] = 0
+    dilation: int | tuple[int, int] = 1
+
+
+def deform_conv_calls(
+    maps: Sequence[jax.Array], calls: Sequence[Call], *, groups: int = 1, implementation: str = "auto"
+) -> list[list[jax.Array]]:
+    """Several kernels on the same maps: for each call what `deform_conv_levels` gives for the maps that it reads.
+
+    Where a form reads from a table of all maps, all calls read the same one, and add to one gradient of it.
+    Raises ValueError, besides that, where calls differ in their number of deformable groups.
+    """
+    for call in calls:
+        for i, level in enumerate(call.levels):
+            _check(maps[level], call.offsets[i], None if call.masks is None else call.masks[i], call, groups, level)
+    if len(found := {_deform_groups(call) for call in calls}) > 1:
+        raise ValueError(f"deform_conv: calls with {', '.join(map(str, sorted(found)))} deformable groups")
     forms = choice.choose(implementation, [x.shape for x in maps])
 
-    results: dict[int, jax.Array] = {}
+    results: list[dict[int, jax.Array]] = [{} for _ in calls]
     for form in dict.fromkeys(forms):
-        chosen = [level for level, name in enumerate(forms) if name == form]
-        outputs = [(offsets[i].shape[1], offsets[i].shape[2]) for i in chosen]
-        layouts = geometry.layouts_of([maps[i] for i in chosen], outputs)
-        y, x_ = geometry.points(
-            layouts, [offsets[i] for i in chosen], kernel.shape[:2], stride, padding, dilation, deform_groups
-        )
-        blend = None
-        if masks is not None:
-            blend = geometry.by_tap([masks[i][..., None] for i in chosen], deform_groups)[..., 0].astype(y.dtype)
-        flat = kernel.reshape(taps, *kernel.shape[2:])
-        size = y.shape[1] * y.shape[3] * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
-        operands = [maps[i] for i in chosen], y, x_, blend, flat
+        here = [level for level, name in enumerate(forms) if name == form]
+        parts = [(n, part) for n, call in enumerate(calls) if (part := _only(call, here)).levels]
+        read, own = [maps[level] for level in here], [part for _, part in parts]
         if form == "windows":
-            grids = [grid_of(layout, kernel.shape[:2], stride, padding, dilation) for layout in layouts]
-            out: Any = windowed(grids, layouts, groups, deform_groups, *operands)
+            sums = [_windowed(read, part, groups) for part in own]
         else:
-            plan = choice.plan(implementation, form, size)
-            out = tap_loop(plan, layouts, groups, deform_groups, *operands)
-        if bias is not None:
-            out = out + bias.astype(out.dtype).reshape(1, 1, -1)
-        out = out.astype(maps[0].dtype)
-        # a split's gradient is one concatenation, that of slices a sum of padded maps
-        pieces = jnp.split(out, [layout.position for layout in layouts[1:]], axis=1)
-        for level, layout, piece in zip(chosen, layouts, pieces, strict=True):
-            results[level] = piece.reshape(out.shape[0], layout.out_height, layout.out_width, out.shape[2])
-    return [results[level] for level in range(len(maps))]
+            sums = _tap_loop(read, own, groups, form, implementation)
+        for (n, part), out in zip(parts, sums, strict=True):
+            if part.bias is not None:
+                out = out + part.bias.astype(out.dtype).reshape(1, 1, -1)
+            out = out.astype(read[0].dtype)
+            sizes = [offsets.shape[1:3] for offsets in part.offsets]
+            # a split's gradient is one concatenation, that of slices a sum of padded maps
+            pieces = jnp.split(out, np.cumsum([h * w for h, w in sizes])[:-1], axis=1)
+            for level, (h, w), piece in zip(part.levels, sizes, pieces, strict=True):
+                results[n][here[level]] = piece.reshape(out.shape[0], h, w, out.shape[2])
+    return [[found[level] for level in call.levels] for call, found in zip(calls, results, strict=True)]
+
+
+def _windowed(maps: Sequence[jax.Array], call: Call, groups: int) -> jax.Array:
+    maps = [maps[level] for level in call.levels]
+    layouts = _layouts(geometry.places_of(maps), call)
+    stride, padding, dilation = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
+    grids = [grid_of(layout, call.kernel.shape[:2], stride, padding, dilation) for layout in layouts]
+    return windowed(grids, layouts, groups, _deform_groups(call), maps, *_operands(call, layouts))
+
+
+def _tap_loop(
+    maps: Sequence[jax.Array], calls: Sequence[Call], groups: int, form: str, implementation: str
+) -> list[jax.Array]:
+    places = geometry.places_of(maps)
+    plans, kernels = [], []
+    for call in calls:
+        layouts = _layouts([places[level] for level in call.levels], call)
+        samples = maps[0].shape[0] * sum(layout.positions for layout in layouts)
+        size = samples * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
+        plans.append(Plan(choice.plan(implementation, form, size), layouts))
+        kernels.append(_operands(call, layouts))
+    return tap_loop(tuple(plans), places, groups, _deform_groups(calls[0]), maps, kernels)
+
+
+def _only(call: Call, levels: Sequence[int]) -> Call:
+    """Of the call what reads the maps among `levels`, as a call on these maps alone."""
+    keep = [i for i, level in enumerate(call.levels) if level in levels]
+    masks = None if call.masks is None else [call.masks[i] for i in keep]
+    new = [levels.index(call.levels[i]) for i in keep]
+    return call._replace(levels=new, offsets=[call.offsets[i] for i in keep], masks=masks)
+
+
+def _layouts(places: Sequence[geometry.Place], call: Call) -> tuple[geometry.Layout, ...]:
+    return geometry.layouts_of(places, [(offsets.shape[1], offsets.shape[2]) for offsets in call.offsets])
+
+
+def _operands(call: Call, layouts: Sequence[geometry.Layout]) -> tuple[Any, ...]:
+    """y, x, mask (or None), each (k, b, g, p), and the kernel by tap."""
+    deform_groups, size = _deform_groups(call), call.kernel.shape[:2]
+    steps = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
+    y, x = geometry.points(layouts, call.offsets, size, *steps, deform_groups)
+    mask = None
+    if call.masks is not None:
+        mask = geometry.by_tap([v[..., None] for v in call.masks], deform_groups)[..., 0].astype(y.dtype)
+    return y, x, mask, call.kernel.reshape(size[0] * size[1], *call.kernel.shape[2:])
+
+
+def _deform_groups(call: Call) -> int:
+    return call.offsets[0].shape[3] // (call.kernel.shape[0] * call.kernel.shape[1])
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _check(x, offsets, mask, kernel, bias, stride, padding, dilation, groups, level) -> None:
+def _check(x: jax.Array, offsets: jax.Array, mask: jax.Array | None, call: Call, groups: int, level: int) -> None:
     """Raises ValueError naming the first axis that does not fit."""
+    kernel, bias = call.kernel, call.bias
+    stride, padding, dilation = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
     where = f"deform_conv (map {level})"
     for name, array, rank in (("x", x, 4), ("offsets", offsets, 5), ("kernel", kernel, 4)):
         if array.ndim != rank:
@@ -135,7 +203,7 @@ def _check(x, offsets, mask, kernel, bias, stride, padding, dilation, groups, le
     out = tuple(
         (x.shape[1 + i] + 2 * padding[i] - dilation[i] * (kernel.shape[i] - 1) - 1) // stride[i] + 1 for i in range(2)
     )
-    facts = [
+    facts: list[tuple[str, Any, Any]] = [
         ("axis 0 (batch) of offsets", offsets.shape[0], x.shape[0]),
         ("axis 1 (rows) of offsets", offsets.shape[1], out[0]),
         ("axis 2 (columns) of offsets", offsets.shape[2], out[1]),

@@ -25,7 +25,7 @@ class Rest(NamedTuple):
 
 
 def add(layouts, groups, deform_groups, maps, rest: Rest, kernel, out) -> jax.Array:
-    """Adds to `out`, (b, p, c_out), what is left over. The other arguments are those of `tap_loop`."""
+    """Adds to `out`, (b, p, c_out), what is left over. The other arguments are those of `windowed`."""
     dtype, k = maps[0].dtype, len(rest.y)
     matrix = kernel.reshape(k, kernel.shape[1], groups, -1).astype(dtype)
 
@@ -66,7 +66,7 @@ def add_gradients(layouts, groups, deform_groups, maps, rest: Rest, kernel, g, s
         keep = part.left & taken[None, :, None]
         d_samples = [jnp.where(keep, _by_tap(v, k), 0.0) for v in d_samples]
         return (
-            [d + v for d, v in zip(d_maps, taps.restore(layouts, d_table, d_maps), strict=True)],
+            [d + v for d, v in zip(d_maps, taps.restore([lay.place for lay in layouts], d_table, d_maps), strict=True)],
             _put(d_points, index, jnp.concatenate([_flat(v) for v in d_samples], axis=-1)),
             d_kernels + more.reshape(d_kernels.shape),
         )

@@ -12,20 +12,39 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Layout(NamedTuple):
-    """Where the samples of one output level read: size of the source map, its first row in the table of all maps (each
-    with a border of one pixel), size of the output, its first position."""
+class Place(NamedTuple):
+    """Of a map in the table of all maps: its size, its first row where each has a border of one pixel, its first pixel
+    where none has."""
 
     height: int
     width: int
     row: int
+    pixel: int
+
+    @property
+    def rows(self) -> int:
+        return (self.height + 2) * (self.width + 2)
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+class Layout(NamedTuple):
+    """Where the samples of one output level read: the map's place, size of the output, its first position."""
+
+    place: Place
     out_height: int
     out_width: int
     position: int
 
     @property
-    def rows(self) -> int:
-        return (self.height + 2) * (self.width + 2)
+    def height(self) -> int:
+        return self.place.height
+
+    @property
+    def width(self) -> int:
+        return self.place.width
 
     @property
     def positions(self) -> int:
@@ -55,12 +74,21 @@ class Samples(NamedTuple):
     pitch: jax.Array  # rows between a pixel and the one below it, as of `Source`
 
 
-def layouts_of(maps: Sequence[jax.Array], outputs: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
-    """The layouts of maps (b, h, w, c) and of the (height, width) of their outputs."""
-    layouts, row, position = [], 0, 0
-    for x, (height, width) in zip(maps, outputs, strict=True):
-        layouts.append(Layout(x.shape[1], x.shape[2], row, height, width, position))
-        row += layouts[-1].rows
+def places_of(maps: Sequence[jax.Array]) -> tuple[Place, ...]:
+    """The places of maps (b, h, w, c) in one table."""
+    places, row, pixel = [], 0, 0
+    for x in maps:
+        places.append(Place(x.shape[1], x.shape[2], row, pixel))
+        row += places[-1].rows
+        pixel += places[-1].pixels
+    return tuple(places)
+
+
+def layouts_of(places: Sequence[Place], outputs: Sequence[tuple[int, int]]) -> tuple[Layout, ...]:
+    """The layouts of outputs of these (height, width), one for each place."""
+    layouts, position = [], 0
+    for place, (height, width) in zip(places, outputs, strict=True):
+        layouts.append(Layout(place, height, width, position))
         position += layouts[-1].positions
     return tuple(layouts)
 
@@ -95,7 +123,7 @@ def sources(layouts: Sequence[Layout]) -> Source:
     return Source(
         height=each([lay.height for lay in layouts]),
         width=each([lay.width for lay in layouts]),
-        row=each([lay.row for lay in layouts]),
+        row=each([lay.place.row for lay in layouts]),
         pitch=each([lay.width + 2 for lay in layouts]),
     )
 
@@ -149,12 +177,12 @@ def bordered(maps: Sequence[jax.Array]) -> Iterator[jax.Array]:
         yield jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(x.shape[0], -1, x.shape[3])
 
 
-def unbordered(layouts: Sequence[Layout], rows: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+def unbordered(places: Sequence[Place], rows: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
     """The transpose of `bordered`, from all maps' rows (b, rows, c), in the dtypes of `like`."""
     maps = []
-    for layout, x in zip(layouts, like, strict=True):
-        piece = rows[:, layout.row : layout.row + layout.rows]
-        piece = piece.reshape(rows.shape[0], layout.height + 2, layout.width + 2, -1)
+    for place, x in zip(places, like, strict=True):
+        piece = rows[:, place.row : place.row + place.rows]
+        piece = piece.reshape(rows.shape[0], place.height + 2, place.width + 2, -1)
         maps.append(piece[:, 1:-1, 1:-1].astype(x.dtype))
     return maps
 

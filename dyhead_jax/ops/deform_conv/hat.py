@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax.ops.deform_conv import geometry
-from dyhead_jax.ops.deform_conv.geometry import Layout, Samples
+from dyhead_jax.ops.deform_conv.geometry import Layout, Place, Samples
 
 
 def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
@@ -19,32 +19,34 @@ def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
     return geometry.split_groups(jnp.concatenate(flat, axis=1), deform_groups)
 
 
-def restore(layouts: Sequence[Layout], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+def restore(places: Sequence[Place], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
     """The transpose of `prepare`."""
     flat = geometry.join_groups(table)
-    return [flat[:, a:b].reshape(x.shape).astype(x.dtype) for (a, b), x in zip(_spans(layouts), like, strict=True)]
+    parts = [flat[:, _span(place)] for place in places]
+    return [part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, like, strict=True)]
 
 
 def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
     values = []
-    for (a, b), layout, level in zip(_spans(layouts), layouts, _by_level(layouts, s), strict=True):
+    for layout, level in zip(layouts, _by_level(layouts, s), strict=True):
         matrix = _times(level.blend, *_axes(layout, level)).astype(table.dtype)
-        values.append(_dot("bgpm,bgmc->bgpc", matrix, table[:, :, a:b]))
+        values.append(_dot("bgpm,bgmc->bgpc", matrix, table[:, :, _span(layout.place)]))
     return jnp.concatenate(values, axis=2)
 
 
 def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, apart: bool):
     """As `taps.pull`."""
     del apart
-    d_tables, values, gradients = [], [], []
-    for (a, b), layout, level in zip(_spans(layouts), layouts, _by_level(layouts, s), strict=True):
-        pixels = table[:, :, a:b]
+    values, gradients = [], []
+    for layout, level in zip(layouts, _by_level(layouts, s), strict=True):
+        span = _span(layout.place)
+        pixels = table[:, :, span]
         rows, columns = _axes(layout, level)
         matrix = _times(level.blend, rows, columns).astype(table.dtype)
         g = d_value[:, :, layout.position : layout.position + layout.positions].astype(table.dtype)
         values.append(_dot("bgpm,bgmc->bgpc", matrix, pixels))
-        d_tables.append(_dot("bgpm,bgpc->bgmc", matrix, g))
+        d_table = d_table.at[:, :, span].add(_dot("bgpm,bgpc->bgmc", matrix, g))
         d_matrix = _dot("bgpc,bgmc->bgpm", g, pixels).reshape(*rows.shape, -1)
         # the slope of a hat: -1 at the floor pixel, +1 at the next one
         slope_y, slope_x = _slope(layout.height, level.y0), _slope(layout.width, level.x0)
@@ -57,7 +59,6 @@ def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Sam
                 jnp.where(level.inside, jnp.sum(over_x * rows, -1), 0.0),
             )
         )
-    d_table = d_table + jnp.concatenate(d_tables, axis=2)
     d_y, d_x, d_mask = (jnp.concatenate(parts, axis=2).astype(s.fy.dtype) for parts in zip(*gradients, strict=True))
     return d_table, jnp.concatenate(values, axis=2), (d_y, d_x, d_mask)
 
@@ -98,10 +99,6 @@ def _by_level(layouts: Sequence[Layout], s: Samples) -> list[Samples]:
     return [Samples(*(v[:, :, lay.position : lay.position + lay.positions] for v in s)) for lay in layouts]
 
 
-def _spans(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
-    """First and last + 1 pixel of each map in `prepare`'s array."""
-    spans, start = [], 0
-    for layout in layouts:
-        spans.append((start, start + layout.height * layout.width))
-        start = spans[-1][1]
-    return spans
+def _span(place: Place) -> slice:
+    """Of a map in `prepare`'s array."""
+    return slice(place.pixel, place.pixel + place.pixels)

@@ -17,9 +17,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops.deform_conv import geometry, hat, taps
+from dyhead_jax.ops.deform_conv import choice, geometry, hat, taps
 
 FORMS: dict[str, ModuleType] = {"taps": taps, "hat": hat}
+
+
+class Plan(NamedTuple):
+    """How the samples of one kernel are worked off."""
+
+    how: choice.Plan
+    layouts: tuple[geometry.Layout, ...]
 
 
 class Points(NamedTuple):
@@ -32,43 +39,66 @@ class Points(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def tap_loop(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel):
-    """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
+def tap_loop(plans, places, groups, deform_groups, maps, kernels):
+    """For each kernel, the sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
 
-    plan: of `choice`; layouts: of `geometry`; maps: [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
-    kernel: (k, c_in // groups, c_out).
+    All kernels read the same maps: one table of them is made, and one gradient of it. plans: a `Plan` for each, all of
+    one form; places: of the maps; maps: [(b, h, w, c_in)]; kernels: a tuple for each of y, x, mask (or None),
+    (k, b, g, p), and the kernel, (k, c_in // groups, c_out).
     """
-    form = FORMS[plan.form]
+    table = FORMS[plans[0].how.form].prepare(maps, deform_groups)
+    return [_sum(plan, groups, table, kernel) for plan, kernel in zip(plans, kernels, strict=True)]
+
+
+def _forward(plans, places, groups, deform_groups, maps, kernels):
+    # the maps live on as the block's input; the table is cheaper to make again than to keep
+    return tap_loop(plans, places, groups, deform_groups, maps, kernels), (maps, kernels)
+
+
+def _backward(plans, places, groups, deform_groups, residuals, gs):
+    maps, kernels = residuals
+    form = FORMS[plans[0].how.form]
     table = form.prepare(maps, deform_groups)
+    wide = jnp.promote_types(table.dtype, jnp.float32)
+    d_table = geometry.zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide)
+    d_kernels = []
+    for plan, kernel, g in zip(plans, kernels, gs, strict=True):
+        d_table, gradients = _pull(plan, groups, deform_groups, table, d_table, kernel, g)
+        d_kernels.append(gradients)
+    return form.restore(places, d_table, maps), d_kernels
+
+
+tap_loop.defvjp(_forward, _backward)
+
+
+def _sum(plan: Plan, groups: int, table: jax.Array, operands) -> jax.Array:
+    """`tap_loop` of one kernel, from the table."""
+    y, x, mask, kernel = operands
+    form = FORMS[plan.how.form]
     wide = jnp.promote_types(table.dtype, jnp.float32)
 
     def piece(points: Points) -> jax.Array:
         def tap(total, inputs):
             (y, x, mask), matrix = inputs
-            value = form.read(layouts, table, geometry.samples(points.source, y, x, mask))
+            value = form.read(plan.layouts, table, geometry.samples(points.source, y, x, mask))
             value = geometry.join_groups(value).astype(table.dtype)
             return total + _project(value, matrix.astype(table.dtype), groups, wide), None
 
         zero = geometry.zeros(table, (table.shape[0], points.y.shape[3], kernel.shape[2]), wide)
         return jax.lax.scan(tap, zero, ((points.y, points.x, points.mask), kernel))[0]
 
-    points = Points(geometry.sources(layouts), y, x, mask)
-    if plan.pieces == 1:
+    points = Points(geometry.sources(plan.layouts), y, x, mask)
+    if plan.how.pieces == 1:
         return piece(points)
-    return geometry.uncut(jax.lax.map(piece, _cut(points, plan.pieces)), y.shape[3], axis=1)
+    return geometry.uncut(jax.lax.map(piece, _cut(points, plan.how.pieces)), y.shape[3], axis=1)
 
 
-def _forward(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel):
-    # the maps live on as the block's input; the table is cheaper to make again than to keep
-    result = tap_loop(plan, layouts, groups, deform_groups, maps, y, x, mask, kernel)
-    return result, (maps, y, x, mask, kernel)
-
-
-def _backward(plan, layouts, groups, deform_groups, residuals, g):
-    maps, y, x, mask, kernel = residuals
-    form = FORMS[plan.form]
-    table = form.prepare(maps, deform_groups)
-    wide = jnp.promote_types(table.dtype, jnp.float32)
+def _pull(plan: Plan, groups: int, deform_groups: int, table: jax.Array, d_table: jax.Array, operands, g):
+    """Adds the gradient of the table to d_table, given that of the sum, g (b, p, c_out). Returns d_table, and the
+    gradients of y, x, mask and kernel."""
+    y, x, mask, kernel = operands
+    form, pieces = FORMS[plan.how.form], plan.how.pieces
+    wide = d_table.dtype
     g = g.astype(table.dtype)
 
     def piece(sums, inputs):
@@ -79,7 +109,7 @@ def _backward(plan, layouts, groups, deform_groups, residuals, g):
             s = geometry.samples(points.source, y, x, mask)
             d_value, d_matrix_of = _project_transposed(g, matrix.astype(table.dtype), groups, wide)
             d_value = geometry.split_groups(d_value, deform_groups)
-            d_table, value, (d_y, d_x, d_mask) = form.pull(layouts, table, d_table, s, d_value, plan.apart)
+            d_table, value, (d_y, d_x, d_mask) = form.pull(plan.layouts, table, d_table, s, d_value, plan.how.apart)
             d_matrix = d_matrix_of(geometry.join_groups(value).astype(table.dtype))
             return d_table, (d_matrix, (d_y, d_x, None if mask is None else d_mask))
 
@@ -88,21 +118,15 @@ def _backward(plan, layouts, groups, deform_groups, residuals, g):
         d_table, (d_matrices, d_points) = jax.lax.scan(tap, d_table, inputs)
         return (d_table, d_kernel + d_matrices), d_points
 
-    sums = (
-        geometry.zeros(table, (*table.shape[:3], math.prod(table.shape[3:])), wide),
-        geometry.zeros(table, kernel.shape, wide),
-    )
-    points = Points(geometry.sources(layouts), y, x, mask)
-    if plan.pieces == 1:
+    sums = d_table, geometry.zeros(table, kernel.shape, wide)
+    points = Points(geometry.sources(plan.layouts), y, x, mask)
+    if pieces == 1:
         (d_table, d_kernel), d_points = piece(sums, (points, g))
     else:  # no gradient comes from what fills the last piece up
-        parts = _cut(points, plan.pieces), geometry.cut(g, plan.pieces, axis=1, mode="constant")
+        parts = _cut(points, pieces), geometry.cut(g, pieces, axis=1, mode="constant")
         (d_table, d_kernel), d_points = jax.lax.scan(piece, sums, parts)
         d_points = jax.tree.map(lambda v: geometry.uncut(v, y.shape[3], axis=3), d_points)
-    return form.restore(layouts, d_table, maps), *d_points, d_kernel.astype(kernel.dtype)
-
-
-tap_loop.defvjp(_forward, _backward)
+    return d_table, (*d_points, d_kernel.astype(kernel.dtype))
 
 
 def _cut(points: Points, pieces: int) -> Points:

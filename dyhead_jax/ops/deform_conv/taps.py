@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax.ops.deform_conv import geometry
-from dyhead_jax.ops.deform_conv.geometry import Layout, Samples
+from dyhead_jax.ops.deform_conv.geometry import Layout, Place, Samples
 
 
 def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
@@ -15,9 +15,9 @@ def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
     return geometry.split_groups(jnp.concatenate(list(geometry.bordered(maps)), axis=1), deform_groups)
 
 
-def restore(layouts: Sequence[Layout], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
+def restore(places: Sequence[Place], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
     """The transpose of `prepare`."""
-    return geometry.unbordered(layouts, geometry.join_groups(table), like)
+    return geometry.unbordered(places, geometry.join_groups(table), like)
 
 
 def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:

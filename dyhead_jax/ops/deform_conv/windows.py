@@ -22,8 +22,11 @@ from dyhead_jax.ops.deform_conv.geometry import Layout
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def windowed(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
-    """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider. grids: of the maps; the other
-    arguments as those of `tap_loop`."""
+    """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
+
+    grids, layouts: of the maps, [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
+    kernel: (k, c_in // groups, c_out).
+    """
     near, left = _split(grids, layouts, y, x)
     blend = jnp.ones_like(y) if mask is None else mask
     results = []
