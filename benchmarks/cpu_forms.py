@@ -1,8 +1,8 @@
-"""What the constants of the forms for CPUs rest on: pieces and slices of `deform_conv`, widths of `narrow_conv`.
+"""What the constants of the forms for CPUs rest on: pieces and products of `deform_conv`, widths of `narrow_conv`.
 
     python benchmarks/cpu_forms.py --out=benchmarks/results/cpu_forms.md
 
-First the deformable convolution 256 -> 256 at 100x152 with other values of `PIECE` and `LANES`
+First the deformable convolution 256 -> 256 at 100x152 with other values of `PIECE` and `APART`
 (dyhead_jax/ops/deform_conv/choice.py); then a 3x3 convolution of 256 channels at 100x152 to few as products and as
 `lax`, alone and in a loop of two (dyhead_jax/ops/narrow_conv.py). Forward + backward, over the same plain convolution's
 forward; all programs of a table take turns. For CPUs only.
@@ -23,7 +23,7 @@ from dyhead_jax.report import write_atomic
 
 SIZE, CHANNELS = (100, 152), 256
 MIB = 2**20
-PIECES = ((0, 0), (MIB, 0), (2 * MIB, 0), (4 * MIB, 0), (2 * MIB, 16))  # bytes, lanes
+PIECES = ((0, False), (MIB, False), (2 * MIB, False), (4 * MIB, False), (2 * MIB, True))  # bytes, apart
 FEATURES = (1, 4, 27, 32, 64)
 
 
@@ -61,9 +61,9 @@ def deformable() -> list[timing.Program]:
     shapes = ((1, *SIZE, CHANNELS), (1, *SIZE, 9, 2), (1, *SIZE, 9), (3, 3, CHANNELS, CHANNELS))
     arguments = random(shapes)
     programs = []
-    for choice.PIECE, choice.LANES in PIECES:
+    for choice.PIECE, choice.APART in PIECES:
         name = f"pieces of {choice.PIECE / MIB:g} MiB" if choice.PIECE else "all at once"
-        name += f", slices of {choice.LANES}" if choice.LANES else ""
+        name += ", products stored" if choice.APART else ""
         run = lambda x, o, m, k: deform_conv(x, o, m, k, padding=1)  # noqa: E731
         programs.append(timing.compiled(name, timing.with_gradients(run, (0, 1, 2, 3)), *arguments))
     return programs

@@ -1,5 +1,9 @@
 """Golden cases C: one, two and six DyHead blocks of both lineages, forward and gradients, every implementation.
 
+Where a kink (floor cell, ReLU) flips in float32, a run in float64 counts in its place: within 1e-7, or, where the file
+says how far the reference's own float32 is from its float64, no further than that. The files are stored in float32, and
+six blocks make 1e-5 of its rounding.
+
 Several blocks are one compiled block scanned, for the compiler's sake; two with "auto" come one after the other.
 """
 
@@ -13,7 +17,7 @@ from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS
 from tests.parity.goldens import cases, nchw, nhwc, notes, relative
 
 CASES = cases("C_")
-FLOAT64 = 1e-7  # where a kink (floor cell, ReLU) flips in float32
+FLOAT64 = 1e-7
 
 
 def build(case, implementation):
@@ -67,6 +71,15 @@ def worst(case, got) -> dict[str, float]:
     return {key: relative(got[key], value) for key, value in expected.items()}
 
 
+def rounding(case) -> dict[str, float]:
+    """By how much, relative, the reference's float32 differs from its float64 in each output and gradient."""
+    known = case.manifest.get("rel_l2_f32_vs_f64", {})
+    own = {f"out/y{i}": error for i, error in enumerate(known.get("out_rel_l2", ()))}
+    own |= {f"grad/in/x{i}": error for i, error in enumerate(known.get("grad_in_rel_l2", ()))}
+    worst_weight = known.get("grad_w_rel_l2_worst", (0.0, ""))[0]
+    return own | {key: worst_weight for key in case.keys if key.startswith("grad/w/")}
+
+
 @pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])  # "auto" last: it may be a program of theirs
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_blocks(case, implementation):
@@ -78,5 +91,7 @@ def test_blocks(case, implementation):
         return
     with jax.enable_x64(True):
         errors = worst(case, run(case, implementation, "float64"))
-    assert max(errors.values()) <= FLOAT64, f"float32: {bad}; float64: {errors}"
+    own = rounding(case)
+    off = {k: e for k, e in errors.items() if e > max(FLOAT64, 1.01 * own.get(k, 0.0))}
+    assert not off, f"float32: {bad}; float64: {off}"
     notes.append(f"{case.name}: a kink flips in float32 ({bad}); taken in float64")

