@@ -10,7 +10,7 @@ history in float64 is known (`float64_histories.json`, made by `mmdetection_floa
 flips or not: within EXACT. The golden file's `hist64` cannot hold so much: it is stored in float32, and mmdetection
 casts box predictions, targets and labels to float32 on its way, so that its own run in float64 throughout is up to
 2.6e-7 (gradient norm) away from it. There FLOAT32_HISTORY is asked or, of a case without a known history where that
-does not hold, no more than CASTS times what rounding the box predictions makes of our own run. Where the first way
+does not hold, no more than CASTS times what a box loss in float32 makes of our own run. Where the first way
 meets a kink, so would the others: they run in float64 only. A weight or a first gradient that is off counts as a kink.
 
 A batch that does not fill eight devices stands on them several times: sums and normalisers grow alike, so the losses
@@ -72,13 +72,13 @@ def remember() -> optax.GradientTransformation:
 
 
 @contextmanager
-def rounded_boxes() -> Iterator[None]:
-    """Inside, ATSS rounds its box predictions to float32 as mmdetection's does."""
+def boxes_in_float32() -> Iterator[None]:
+    """Inside, ATSS' box predictions, and so the box loss, are float32 as mmdetection's are."""
     own = ATSS.predict
 
     def predict(self, pyramid):
         maps = own(self, pyramid)
-        return maps | {"box": [x.astype(jnp.float32).astype(x.dtype) for x in maps["box"]]}
+        return maps | {"box": [x.astype(jnp.float32) for x in maps["box"]]}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ATSS, "predict", predict)
@@ -149,10 +149,10 @@ def check_float64(case, kind: str, why: str) -> History:
     known = float64_history(case)
     most = (1e-8, 1e-8) if case["hist64/loss"].dtype == np.float64 else FLOAT32_HISTORY
     if (loss > most[0] or norm > most[1]) and not known:
-        with jax.enable_x64(True), rounded_boxes():
-            rounded = history(case, kind, "float64")
-        moved = deviations(rounded.metrics, {k: got.metrics[TERMS.get(k, k)] for k in case.under("hist64/")})
-        notes[-1] += f"; rounded box predictions move ours by {moved[0]:.1e} and {moved[1]:.1e}"
+        with jax.enable_x64(True), boxes_in_float32():
+            moved_run = history(case, kind, "float64")
+        moved = deviations(moved_run.metrics, {k: got.metrics[TERMS.get(k, k)] for k in case.under("hist64/")})
+        notes[-1] += f"; a box loss in float32 moves ours by {moved[0]:.1e} and {moved[1]:.1e}"
         most = tuple(max(a, CASTS * b) for a, b in zip(most, moved, strict=True))
     assert loss <= most[0], notes[-1]
     assert norm <= most[1], notes[-1]
