@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dyhead_jax.ops import forms
+
 
 def _weights(n_in: int, n_out: int) -> np.ndarray:
     """(n_out, n_in): row i blends the two inputs around i * (n_in - 1) / (n_out - 1)."""
@@ -24,8 +26,10 @@ def upsample_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Equal to PyTorch's `interpolate(mode="bilinear", align_corners=True)`.
     """
     b, h, w, c = x.shape
-    # the matrices carry the batch, so that both products keep the order of the axes and nothing is transposed
-    rows = jnp.broadcast_to(jnp.asarray(_weights(h, size[0]), x.dtype), (b, size[0], h))
-    columns = jnp.broadcast_to(jnp.asarray(_weights(w, size[1]), x.dtype), (b, h, size[1], w))
-    wide = jnp.matmul(columns, x)
-    return jnp.matmul(rows, wide.reshape(b, h, -1)).reshape(b, *size, c)
+    rows = jnp.asarray(_weights(h, size[0]), x.dtype)
+    columns = jnp.asarray(_weights(w, size[1]), x.dtype)
+    if forms.auto() == "lax":
+        return jnp.einsum("Wv,bHvc->bHWc", columns, jnp.einsum("Hh,bhvc->bHvc", rows, x))
+    # a CPU would transpose both results: with matrices that carry the batch the axes keep their order
+    wide = jnp.matmul(jnp.broadcast_to(columns, (b, h, *columns.shape)), x)
+    return jnp.matmul(jnp.broadcast_to(rows, (b, *rows.shape)), wide.reshape(b, h, -1)).reshape(b, *size, c)
