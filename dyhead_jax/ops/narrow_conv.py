@@ -1,7 +1,7 @@
 """Convolution at stride 1 to few channels, such as that of the offsets, in the form that is fast on the CPU.
 
-There one matrix product for all taps, and shifts of its narrow result, take forward + backward 0.6 times a plain
-convolution 256 -> 256 for 27 channels, 0.2 for 4; `lax.conv_general_dilated` takes 0.8 for either, and 86 in place of
+There one matrix product for all taps, and shifts of its narrow result, take forward + backward 0.5 times a plain
+convolution 256 -> 256 for 27 channels, 0.2 for 4; `lax.conv_general_dilated` takes 0.7 and 0.8, and 90 in place of
 1.2 for two of 27 channels in a loop, as over blocks (`DyHead.scan`). To 64 channels `lax` is the faster one, 1.0
 against 2.8. Measured with jax 0.10.1 on two cores of an AMD EPYC: benchmarks/results/cpu_forms.md.
 """

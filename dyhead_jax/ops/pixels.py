@@ -1,7 +1,7 @@
 """Sums over the pixels of a map, and values that stand at all its pixels, whose gradient is such a sum.
 
-On CPUs they are taken over rows, then over columns, in two steps that the compiler must not merge: with jax 0.10.1 the
-sum of products over 100x152 pixels of 256 channels takes 3.5 ms in one step and 1.7 in two.
+On CPUs they are taken over rows, then over columns, in two steps that the compiler must not merge: XLA's sum of
+products over both at once is slower.
 """
 
 import functools
