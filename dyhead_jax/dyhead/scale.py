@@ -29,6 +29,6 @@ class ScaleAttention(nn.Module):
         total: Any = 0.0
         for f in candidates:
             weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage.split("_")[0])
-            everywhere = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
-            total = total + spread(everywhere, (f.shape[1], f.shape[2])) * f
+            by_channel = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
+            total = total + spread(by_channel, (f.shape[1], f.shape[2])) * f
         return total / len(candidates)

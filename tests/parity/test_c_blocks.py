@@ -1,8 +1,8 @@
 """Golden cases C: one, two and six DyHead blocks of both lineages, forward and gradients, every implementation.
 
-Where a kink (floor cell, ReLU) flips in float32, a run in float64 counts in its place: within 1e-7, or, where the file
-says how far the reference's own float32 is from its float64, no further than that. The files are stored in float32, and
-six blocks make 1e-5 of its rounding.
+Where a kink (floor cell, ReLU) flips in float32, a run in float64 counts in its place: within 1e-7 of the file
+or, since files hold the reference's float32 run, where its float64 run is by the manifest: as far from the file as that
+says, to a hundredth.
 
 Several blocks are one compiled block scanned, for the compiler's sake; two with "auto" come one after the other.
 """
@@ -72,7 +72,8 @@ def worst(case, got) -> dict[str, float]:
 
 
 def rounding(case) -> dict[str, float]:
-    """By how much, relative, the reference's float32 differs from its float64 in each output and gradient."""
+    """By how much, relative, the reference's float32 differs from its float64 in each output and gradient of a map; for
+    gradients of weights by how much at most."""
     known = case.manifest.get("rel_l2_f32_vs_f64", {})
     own = {f"out/y{i}": error for i, error in enumerate(known.get("out_rel_l2", ()))}
     own |= {f"grad/in/x{i}": error for i, error in enumerate(known.get("grad_in_rel_l2", ()))}
@@ -92,7 +93,8 @@ def test_blocks(case, implementation):
     with jax.enable_x64(True):
         errors = worst(case, run(case, implementation, "float64"))
     own = rounding(case)
-    off = {k: e for k, e in errors.items() if e > max(FLOAT64, 1.01 * own.get(k, 0.0))}
+    off = {k: e for k, e in errors.items() if e > FLOAT64 + 1.01 * own.get(k, 0.0)}
+    off |= {k: errors[k] for k in own if not k.startswith("grad/w/") and errors[k] < 0.99 * own[k] - FLOAT64}
     assert not off, f"float32: {bad}; float64: {off}"
     flip = max(bad, key=bad.__getitem__)
     notes.append(

@@ -121,7 +121,7 @@ def deviations(metrics, known: dict[str, np.ndarray]) -> tuple[float, float]:
 def float64_history(case) -> dict[str, np.ndarray] | None:
     """mmdetection's in float64 throughout, of the case that it was made for."""
     known = FLOAT64_HISTORIES.get(case.manifest["case"], {})
-    if known.get("seed_used") != case.manifest["seed_used"]:
+    if known.get("seed_used") != case.manifest.get("seed_used"):
         return None
     return {name: np.array(values) for name, values in known.items() if name != "seed_used"}
 
