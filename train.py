@@ -41,26 +41,18 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import (
-    command,
-    detectors,
-    distributed,
-    evaluate,
-    failure,
-    flags,
-    optim,
-    parallel,
-    pretrained,
-    steps,
-    visualize,
-    workdir,
-)
-from dyhead_jax.checkpoint import Checkpoints, make_meta
-from dyhead_jax.config import Config, ConfigError, to_json
+from dyhead_jax import command, detectors, failure
+from dyhead_jax.config import Config, ConfigError, flags, to_json
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.source import Split, make_source
-from dyhead_jax.profile import Profile
-from dyhead_jax.report import Metrics, Progress, curves, read_metrics
+from dyhead_jax.evaluation import average_precision, visualize
+from dyhead_jax.evaluation.split import evaluate_split
+from dyhead_jax.training import distributed, optim, parallel, steps, workdir
+from dyhead_jax.training.checkpoint import Checkpoints, make_meta
+from dyhead_jax.training.metrics import Metrics, curves, read_metrics
+from dyhead_jax.training.profile import Profile
+from dyhead_jax.training.progress import Progress
+from dyhead_jax.weights import pretrained
 
 
 class TrainError(ValueError):
@@ -161,7 +153,7 @@ def train(config: Config, folder: Path) -> None:
         def evaluate_now(step: int) -> dict[str, float]:
             """AP on the held-out images: into metrics.jsonl, onto the screen, and into the figures."""
             variables = parallel.local_variables(devices.unreplicate(state.variables()))
-            found, results = evaluate.evaluate_split(
+            found, results = evaluate_split(
                 partial(detect, variables),
                 val_split,
                 config.data,
@@ -169,7 +161,7 @@ def train(config: Config, folder: Path) -> None:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
-            found = {key: found[key] for key in evaluate.KEYS}
+            found = {key: found[key] for key in average_precision.KEYS}
             if metrics is None:
                 return found
             metrics.write(step, {f"eval/{key}": value for key, value in found.items()})
@@ -180,7 +172,7 @@ def train(config: Config, folder: Path) -> None:
                 visualize.save(
                     visualize.held_out(val_split, results, count=run.figure_images), figures / "held_out.png"
                 )
-            print(f"step {step}: {evaluate.ap_line(found)}", flush=True)
+            print(f"step {step}: {average_precision.ap_line(found)}", flush=True)
             return found
 
         def evaluation_due(step: int) -> bool:
@@ -290,7 +282,7 @@ def finished(folder: Path, total: int) -> str | None:
         return None
     for row in read_metrics(folder / "metrics.jsonl"):
         if row["step"] == total and "eval/AP" in row:
-            return evaluate.ap_line({key: row[f"eval/{key}"] for key in evaluate.KEYS})
+            return average_precision.ap_line({key: row[f"eval/{key}"] for key in average_precision.KEYS})
     return None
 
 

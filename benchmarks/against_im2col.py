@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax import command
-from dyhead_jax.benchmark import block
 from dyhead_jax.dyhead import SpatialAttention
 from dyhead_jax.dyhead import spatial as spatial_module
+from dyhead_jax.measure import block
 
 
 def im2col_calls(maps, calls, *, implementation="auto"):

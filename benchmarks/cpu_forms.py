@@ -3,7 +3,7 @@
     python benchmarks/cpu_forms.py --out=benchmarks/results/cpu_forms.md
 
 First the deformable convolution 256 -> 256 at 100x152 with other values of `PIECE` and `APART`
-(dyhead_jax/ops/deform_conv/choice.py); then a 3x3 convolution of 256 channels at 100x152 to few as products and as
+(dyhead_jax/ops/deform_conv/dispatch.py); then a 3x3 convolution of 256 channels at 100x152 to few as products and as
 `lax`, alone and in a loop of two (dyhead_jax/ops/narrow_conv.py). Forward + backward, over the same plain convolution's
 forward; all programs of a table take turns. For CPUs only.
 """
@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax import command
-from dyhead_jax.benchmark import timing
-from dyhead_jax.ops.deform_conv import choice, deform_conv
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure import timing
+from dyhead_jax.ops.deform_conv import deform_conv, dispatch
 from dyhead_jax.ops.narrow_conv import narrow_conv
-from dyhead_jax.report import write_atomic
 
 SIZE, CHANNELS = (100, 152), 256
 MIB = 2**20
@@ -61,9 +61,9 @@ def deformable() -> list[timing.Program]:
     shapes = ((1, *SIZE, CHANNELS), (1, *SIZE, 9, 2), (1, *SIZE, 9), (3, 3, CHANNELS, CHANNELS))
     arguments = random(shapes)
     programs = []
-    for choice.PIECE, choice.APART in PIECES:
-        name = f"pieces of {choice.PIECE / MIB:g} MiB" if choice.PIECE else "all at once"
-        name += ", products stored" if choice.APART else ""
+    for dispatch.PIECE, dispatch.APART in PIECES:
+        name = f"pieces of {dispatch.PIECE / MIB:g} MiB" if dispatch.PIECE else "all at once"
+        name += ", products stored" if dispatch.APART else ""
         run = lambda x, o, m, k: deform_conv(x, o, m, k, padding=1)  # noqa: E731
         programs.append(timing.compiled(name, timing.with_gradients(run, (0, 1, 2, 3)), *arguments))
     return programs

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from dyhead_jax import command
-from dyhead_jax.benchmark.timing import machine
-from dyhead_jax.report import write_atomic
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure.timing import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = ("atss", "retinanet", "fcos", "reppoints", "faster_rcnn", "borderdet")

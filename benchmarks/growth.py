@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax import command, steps
-from dyhead_jax.benchmark import block, timing
-from dyhead_jax.benchmark.timing import MIB, compiled, machine, with_gradients
+from dyhead_jax import command
 from dyhead_jax.dyhead import DyHead
-from dyhead_jax.report import write_atomic
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure import block, timing
+from dyhead_jax.measure.timing import MIB, compiled, machine, with_gradients
+from dyhead_jax.training import steps
 
 SIDES = (256, 384, 512, 640, 800, 1067, 1333)
 BATCHES, SIDE = (1, 2, 4, 8, 16), 384

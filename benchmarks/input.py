@@ -33,11 +33,11 @@ import numpy as np
 from PIL import Image
 
 from dyhead_jax import command
-from dyhead_jax.benchmark.timing import machine
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import images, pipeline, transforms
 from dyhead_jax.data.source import Example, make_source
-from dyhead_jax.report import write_atomic
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure.timing import machine
 
 HEIGHT, WIDTH = 480, 640
 CANVAS = (800, 1344)

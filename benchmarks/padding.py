@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from dyhead_jax import command, detectors
-from dyhead_jax.benchmark.timing import machine
-from dyhead_jax.checkpoint import load_for_inference
 from dyhead_jax.data.source import make_source
-from dyhead_jax.evaluate import evaluate_split
-from dyhead_jax.parallel import local_variables, map_detect
-from dyhead_jax.report import write_atomic
-from dyhead_jax.steps import make_detect
+from dyhead_jax.evaluation.split import evaluate_split
+from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure.timing import machine
+from dyhead_jax.training.parallel import local_variables, map_detect
+from dyhead_jax.training.steps import make_detect
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

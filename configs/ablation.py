@@ -15,8 +15,7 @@ side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs M
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, ConfigError
+from dyhead_jax.config import Config, ConfigError, recipes
 
 ATTENTIONS = ("scale", "spatial", "task")
 

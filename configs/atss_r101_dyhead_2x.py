@@ -14,8 +14,7 @@ weights.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, recipes
 
 
 def get_config() -> Config:

@@ -19,8 +19,7 @@ caffe-style ImageNet weights, `:simple` torchvision's.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config(kind: str = "official") -> Config:

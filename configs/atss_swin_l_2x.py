@@ -13,8 +13,7 @@ window 12, 384 pixels).
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config() -> Config:

@@ -23,8 +23,7 @@ truth and pseudo labels in annotations/instances_self_training.json, all its ima
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, EvaluationConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, EvaluationConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config(kind: str = "multi_scale") -> Config:

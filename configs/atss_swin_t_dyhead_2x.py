@@ -12,8 +12,7 @@ Needs the released ImageNet weights.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, recipes
 
 
 def get_config() -> Config:

@@ -13,8 +13,7 @@ ATSS's own sides). Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, recipes
 
 
 def get_config() -> Config:

@@ -15,8 +15,7 @@ ImageNet weights of ResNeXt-101 64x4d.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, recipes
 
 
 def get_config() -> Config:

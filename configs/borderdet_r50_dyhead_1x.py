@@ -13,8 +13,7 @@ ImageNet weights.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import BorderDetConfig, Config, DyHeadConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import BorderDetConfig, Config, DyHeadConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config() -> Config:

@@ -15,8 +15,7 @@ released. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs I
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import BorderDetConfig, Config, DyHeadConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import BorderDetConfig, Config, DyHeadConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config() -> Config:

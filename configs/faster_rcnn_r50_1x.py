@@ -11,8 +11,7 @@ short side 800. Meant for 8 GPUs of 16 GB or a TPU v4-8, two images a device. Ne
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FasterRCNNConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, FasterRCNNConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config() -> Config:

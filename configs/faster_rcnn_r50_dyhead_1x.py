@@ -15,8 +15,7 @@ side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs M
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FasterRCNNConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, FasterRCNNConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config(kind: str = "released") -> Config:

@@ -17,8 +17,7 @@ images a device. Needs the caffe-style ImageNet weights.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FCOSConfig, FPNConfig, ModelConfig
+from dyhead_jax.config import Config, DyHeadConfig, FCOSConfig, FPNConfig, ModelConfig, recipes
 
 
 def get_config(kind: str = "plain") -> Config:

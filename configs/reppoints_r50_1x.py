@@ -12,8 +12,7 @@ short side 800. Meant for 8 GPUs of 16 GB or a TPU v4-8, two images a device. Ne
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RepPointsConfig
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RepPointsConfig, recipes
 
 
 def get_config() -> Config:

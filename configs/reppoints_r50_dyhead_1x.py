@@ -13,8 +13,7 @@ short side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. N
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RepPointsConfig
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RepPointsConfig, recipes
 
 
 def get_config() -> Config:

@@ -14,8 +14,7 @@ to multiples of 128. Losses and anchors are those of mmdetection's head.
 Not run.
 """
 
-from dyhead_jax import recipes
-from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RetinaNetConfig
+from dyhead_jax.config import Config, DyHeadConfig, FPNConfig, ModelConfig, RetinaNetConfig, recipes
 
 
 def get_config() -> Config:

@@ -16,7 +16,6 @@ the mean of three maps is smaller than each, and the scale attention starts by h
 from typing import Any
 
 from configs.demo_shapes import get_config as demo
-from dyhead_jax import recipes
 from dyhead_jax.config import (
     ATSSConfig,
     BorderDetConfig,
@@ -25,6 +24,7 @@ from dyhead_jax.config import (
     FasterRCNNConfig,
     RepPointsConfig,
     RetinaNetConfig,
+    recipes,
 )
 
 ATTENTIONS = ("scale", "spatial", "task")

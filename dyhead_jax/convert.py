@@ -13,12 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from dyhead_jax import command, detectors, flags, layouts, optim, provenance, state_dict, steps, weights_file
-from dyhead_jax import workdir as workdirs
-from dyhead_jax.checkpoint import Checkpoints, load_for_inference, make_meta
-from dyhead_jax.config import Config
+from dyhead_jax import command, detectors
+from dyhead_jax.config import Config, flags
 from dyhead_jax.data import coco_json
-from dyhead_jax.pretrained import below
+from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.training import optim, steps
+from dyhead_jax.training import workdir as workdirs
+from dyhead_jax.training.checkpoint import Checkpoints, make_meta
+from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights.pretrained import below
 
 DESCRIPTION = """\
 Turns weights of PyTorch into the workdir of a run at step 0, which evaluate, predict and train.py take, and back.
@@ -155,11 +158,11 @@ def check_unused(folder: Path) -> None:
 
 def to_torch(folder: Path, step: int | None, layout: str, out: Path) -> str:
     """Writes a run's weights (the averaged ones where it has them) under PyTorch names; returns what to tell of it."""
-    weights_file.check_writable(out)
+    files.check_writable(out)
     loaded = load_for_inference(folder, step)
     table = layouts.detector(loaded.config.model, layout)
     arrays = state_dict.save(table, loaded.variables)
-    weights_file.write(out, arrays)
+    files.write(out, arrays)
     count = sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
     return (
         f"{out}: step {loaded.step} of {folder}, {len(arrays)} arrays, {count:,} parameters, layout {layout}; without"
@@ -180,7 +183,7 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     if options.categories is not None:
         index = coco_json.load(options.categories, limit=1)
         of_file = list(zip(index.class_names, index.category_ids, strict=True))
-    arrays, meta = weights_file.read(options.file, options.key)
+    arrays, meta = files.read(options.file, options.key)
     layout = options.layout
     try:
         layout = layout or layouts.detect(arrays)

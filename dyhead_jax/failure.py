@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from dyhead_jax import command, detectors, optim, steps
+from dyhead_jax import command, detectors
 from dyhead_jax import config as configs
-from dyhead_jax.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.config import Config
+from dyhead_jax.training import optim, steps
+from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
 
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dyhead_jax import command, visualize
+from dyhead_jax import command
 from dyhead_jax.data import images
 from dyhead_jax.data.plan import choose_canvases
 from dyhead_jax.data.source import DataError, Example
 from dyhead_jax.data.transforms import EvalTransform
-from dyhead_jax.evaluate import Result, to_results
-from dyhead_jax.report import write_atomic
+from dyhead_jax.evaluate import Result
+from dyhead_jax.evaluation import visualize
+from dyhead_jax.evaluation.split import to_results
+from dyhead_jax.files import write_atomic
 from dyhead_jax.types import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of images in a folder
@@ -177,8 +179,8 @@ def _main() -> int:
 
     import jax  # the model takes seconds to import; a wrong argument is told before that
 
-    from dyhead_jax.checkpoint import load_for_inference
-    from dyhead_jax.steps import make_detect
+    from dyhead_jax.evaluation.trained_model import load_for_inference
+    from dyhead_jax.training.steps import make_detect
 
     loaded = load_for_inference(options.workdir, options.step)
     data = loaded.config.data

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import jax
 
-from dyhead_jax import (
-    config,
-    detectors,
-    steps,
-)
+from dyhead_jax import config, detectors
 from dyhead_jax.config import Config, DataConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig
+from dyhead_jax.training import steps
 
 
 def shapes_of(model: ModelConfig, canvas=(64, 64)):

@@ -12,23 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax import (
-    checkpoint,
-    command,
-    config,
-    convert,
-    detectors,
-    layouts,
-    predict,
-    state_dict,
-    steps,
-    weights_file,
-)
+from dyhead_jax import command, config, convert, detectors, predict
 from dyhead_jax.config import Config, DataConfig
-from tests import torch_writer
+from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.training import steps
+from dyhead_jax.weights import files, layouts, state_dict
 from tests.converting import SMALL, SMALLER, config_file, shapes_of
 from tests.parity import mmdet_model
 from tests.parity.goldens import cases, folder
+from tests.weights import torch_writer
 
 D = {case.name[:3]: case for case in cases("D")}
 
@@ -111,7 +103,7 @@ def test_there_and_back_to_the_bit(d01, shell, tmp_path):
         )
         assert (code, err) == (0, "")
         assert f"{len(weights) - 1} arrays" in said
-        back, _ = weights_file.read(out)
+        back, _ = files.read(out)
         assert back.keys() == weights.keys() - {"backbone.bn1.num_batches_tracked"}
         for name, array in back.items():
             assert array.dtype == np.float32
@@ -122,7 +114,7 @@ def test_there_and_back_to_the_bit(d01, shell, tmp_path):
         )
         assert (code, err) == (1, f"error: {out} exists; it is not written over\n")
     assert shell(convert._main, out, f"--config={file}", f"--workdir={tmp_path / 'two'}")[0] == 0
-    one, two = (checkpoint.load_for_inference(tmp_path / name).variables for name in ("one", "two"))
+    one, two = (load_for_inference(tmp_path / name).variables for name in ("one", "two"))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
@@ -160,7 +152,7 @@ def test_a_backbone_leaves_the_rest_as_a_new_model_has_it(small, shell, tmp_path
     assert "left in the file: 1 arrays like fc.weight: the ImageNet classifier" in out
     assert "parameters of box_predictor, centerness_predictor, class_predictor, neck, scales: they start" in out
     assert "the file does not tell what it was trained on" in out
-    got = checkpoint.load_for_inference(work)
+    got = load_for_inference(work)
     assert got.step == 0
     assert got.class_names == tuple(f"class {i}" for i in range(1, 7))
     variables = got.variables["params"]
@@ -201,7 +193,7 @@ def test_averaged_and_other_weights_of_a_file(small, small_file, shell, tmp_path
     jax.tree.map(np.testing.assert_array_equal, found.variables, without_dcn_bias(small))
     averaged = {f"module.{name}": np.asarray(array + 1) for name, array in arrays.items()} | {"steps": np.array(5)}
     path.write_bytes(pickle.dumps({"state_dict": arrays, "ema_state_dict": averaged}, protocol=2))
-    read, _ = weights_file.read(path, "ema_state_dict")
+    read, _ = files.read(path, "ema_state_dict")
     found = convert.convert(Config(model=mmdet, data=DataConfig(canvases=((64, 64),))), read)
     np.testing.assert_array_equal(
         found.variables["params"]["class_predictor"]["bias"], small["params"]["class_predictor"]["bias"] + 1
@@ -327,7 +319,7 @@ def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path
     code, out, err = shell(convert._main, path, f"--config={small_file}", *options, f"--workdir={tmp_path / 'b'}")
     assert (code, err) == (0, "")
     assert "warning:" not in out
-    assert checkpoint.load_for_inference(tmp_path / "b").config.model.bgr
+    assert load_for_inference(tmp_path / "b").config.model.bgr
 
 
 def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsys):
@@ -356,6 +348,6 @@ def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsy
     out = capsys.readouterr().out
     assert "going on from step 0" in out
     assert out.splitlines()[-1].startswith("AP ")
-    got = checkpoint.load_for_inference(tmp_path / "w")
+    got = load_for_inference(tmp_path / "w")
     assert got.step == 1
     jax.tree.map(np.testing.assert_array_equal, got.variables, variables)

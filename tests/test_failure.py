@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import train
-from dyhead_jax import command, detectors, failure, optim
+from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import OptimConfig
 from dyhead_jax.data import coco_json
-from tests import distributed_run
-from tests.test_distributed import Runs
+from dyhead_jax.training import optim
+from tests.training import distributed_run
+from tests.training.test_distributed import Runs
 
 
 @pytest.fixture

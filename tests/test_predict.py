@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from dyhead_jax import checkpoint, command, predict, visualize
+from dyhead_jax import command, predict
 from dyhead_jax.config import DataConfig
+from dyhead_jax.evaluation import visualize
+from dyhead_jax.training import checkpoint
 from dyhead_jax.types import Detections
 from tests.data.folders import SHARED
 

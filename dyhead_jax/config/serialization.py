@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax import symbols
+from dyhead_jax.config import import_path
 from dyhead_jax.config.experiment import Config
 from dyhead_jax.config.validation import ConfigError
 
@@ -47,7 +47,7 @@ def _decode(tree: Any, where: str) -> Any:
         return tuple(_decode(v, where) for v in tree)
     if not isinstance(tree, dict):
         return tree
-    cls = symbols.load(str(tree.get("class")))
+    cls = import_path.load(str(tree.get("class")))
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{where}: {tree.get('class')!r} is not a config class")
     names = {f.name for f in dataclasses.fields(cls)}

@@ -1,6 +1,6 @@
 """What types cannot check: `validate` runs after the overrides of a command line."""
 
-from dyhead_jax import symbols
+from dyhead_jax.config import import_path
 from dyhead_jax.config.backbones import ResNetConfig
 from dyhead_jax.config.detectors import ATSSConfig, FasterRCNNConfig, FCOSConfig
 from dyhead_jax.config.evaluation import EvaluationConfig
@@ -123,6 +123,6 @@ def _check_scales(evaluation: EvaluationConfig) -> None:
 
 def _load(name: str, path: str) -> None:
     try:
-        symbols.load(path)
-    except symbols.SymbolError as error:
+        import_path.load(path)
+    except import_path.SymbolError as error:
         raise ConfigError(f"config.{name}: {error}") from error

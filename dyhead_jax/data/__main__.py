@@ -22,8 +22,8 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
     options = parser.parse_args()
 
-    from dyhead_jax.data.coco_release import SPLITS
-    from dyhead_jax.data.prepare import prepare_coco  # tfds takes a second to import; --help does without
+    from dyhead_jax.data.packing.coco_release import SPLITS
+    from dyhead_jax.data.packing.shards import prepare_coco
 
     counts = prepare_coco(options.source, options.out)
     for split, count in counts.items():

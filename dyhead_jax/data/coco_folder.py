@@ -7,81 +7,11 @@ Annotations come from the JSON in both cases, so both give the same examples.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
 
 from dyhead_jax.data import coco_json, images
-from dyhead_jax.data.source import DataError, Example
-
-
-class EncodedImages(Protocol):
-    """Where a split's image files come from. Picklable."""
-
-    def read(self, index: int) -> bytes:
-        """The encoded image of row `index`."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What an error message calls that image."""
-        ...
-
-
-class FolderImages:
-    """Image files in a folder. file_names: relative to it."""
-
-    def __init__(self, folder: Path, file_names: list[str]):
-        self._folder = folder
-        self._file_names = file_names
-
-    def read(self, index: int) -> bytes:
-        try:
-            return (self._folder / self._file_names[index]).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
-
-    def name(self, index: int) -> str:
-        return str(self._folder / self._file_names[index])
-
-
-class CocoSplit:
-    """A `source.Split` of COCO annotations and encoded images."""
-
-    def __init__(self, index: coco_json.Index, encoded: EncodedImages):
-        self.index = index
-        self.encoded = encoded
-        self.class_names = index.class_names
-        self.category_ids = index.category_ids
-        self.image_ids = index.image_ids
-        self.sizes = index.sizes
-        self.box_counts = index.box_counts()
-        self.notes = index.notes
-
-    def __len__(self) -> int:
-        return len(self.index.file_names)
-
-    def __getitem__(self, index: int) -> Example:
-        """Decodes one image. Raises DataError when it is broken or not of the size that the index has."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        image = images.decode(self.encoded.read(index), self.encoded.name(index))
-        if image.shape[:2] != tuple(self.sizes[index]):
-            height, width = self.sizes[index]
-            raise DataError(
-                f"{self.encoded.name(index)} is {image.shape[1]}x{image.shape[0]} pixels, not {width}x{height} as when"
-                " the data set was opened"
-            )
-        own = slice(self.index.starts[index], self.index.starts[index + 1])
-        return Example(
-            image=image,
-            image_id=int(self.index.image_ids[index]),
-            file_name=self.index.file_names[index],
-            boxes=self.index.boxes[own].copy(),
-            labels=self.index.labels[own].copy(),
-            crowd=self.index.crowd[own].copy(),
-        )
-
-    def coco(self) -> dict[str, Any]:
-        """See `source.Split.coco`."""
-        return coco_json.ground_truth(self.index)
+from dyhead_jax.data.coco_split import CocoSplit
+from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.source import DataError
 
 
 class CocoFolder:
@@ -144,6 +74,6 @@ class CocoFolder:
         files = FolderImages(folder, index.file_names)
         if not self._prepared:
             return CocoSplit(index, files)
-        from dyhead_jax.data import builders  # tfds takes a second to import; a plain folder does without
+        from dyhead_jax.data.packing import tfds_builder
 
-        return CocoSplit(index, builders.packed(index, files, self._workdir / "data", name))
+        return CocoSplit(index, tfds_builder.packed(index, files, self._workdir / "data", name))

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dyhead_jax.data import coco_json, images, records
-from dyhead_jax.data.coco_folder import CocoSplit
+from dyhead_jax.data import coco_json, images
+from dyhead_jax.data.coco_split import CocoSplit
+from dyhead_jax.data.packing import records
 from dyhead_jax.data.source import DataError
 
 _SPLITS = {"train": "train", "val": "validation"}  # our names and tfds'

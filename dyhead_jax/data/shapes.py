@@ -9,8 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dyhead_jax.data import builders, coco_json, drawing, records
-from dyhead_jax.data.coco_folder import CocoSplit
+from dyhead_jax.data import coco_json, drawing
+from dyhead_jax.data.coco_split import CocoSplit
+from dyhead_jax.data.packing import records, tfds_builder
 from dyhead_jax.data.source import DataError
 
 _VERSION = 2  # of the drawings; other drawings are kept in another folder
@@ -45,7 +46,7 @@ class Shapes:
         if not self._folder.is_dir():
             self._prepare()
         index = coco_json.load(self._folder / f"instances_{name}.json")
-        return CocoSplit(index, records.PackedImages(builders.directory(self._folder), name, index.image_ids))
+        return CocoSplit(index, records.PackedImages(tfds_builder.directory(self._folder), name, index.image_ids))
 
     def _prepare(self) -> None:
         print(f"drawing {sum(self._counts.values())} pictures into {self._folder}", file=sys.stderr)
@@ -68,7 +69,7 @@ class Shapes:
             for split, content in contents.items():
                 (folder / f"instances_{split}.json").write_text(json.dumps(content))
 
-        builders.prepare(
+        tfds_builder.prepare(
             self._folder,
             records={split: lambda split=split: pictures(split) for split in self._counts},
             class_names=drawing.NAMES,

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dyhead_jax import symbols
-from dyhead_jax.config import DataConfig
+from dyhead_jax.config import DataConfig, import_path
 
 
 class DataError(ValueError):
@@ -81,7 +80,7 @@ class Split(Protocol):
 
 
 class Source(Protocol):
-    """Made by `symbols.build(config.data.source, workdir=...)`."""
+    """Made by `import_path.build(config.data.source, workdir=...)`."""
 
     def split(self, name: str) -> Split:
         """name: "train" or "val". Raises DataError."""
@@ -100,4 +99,4 @@ def make_source(data: DataConfig, workdir: str | Path) -> Source:
             node = replace(node, root=data.root)
         except TypeError as error:
             raise DataError(f"config.data.root is set, but {type(node).__name__} has no field 'root'") from error
-    return symbols.build(node, workdir=Path(workdir))
+    return import_path.build(node, workdir=Path(workdir))

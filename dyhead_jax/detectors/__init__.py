@@ -4,8 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dyhead_jax import symbols
-from dyhead_jax.config import ModelConfig
+from dyhead_jax.config import ModelConfig, import_path
 
 
 def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
@@ -16,10 +15,10 @@ def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
     Raises SymbolError when an import path of the config leads nowhere.
     """
     dtype = jnp.dtype(model.dtype)
-    backbone = symbols.build(model.backbone, dtype=dtype, axis_name=axis_name)
-    neck = symbols.build(model.neck, dtype=dtype)
-    dyhead = symbols.build(model.dyhead, dtype=dtype)
-    return symbols.build(
+    backbone = import_path.build(model.backbone, dtype=dtype, axis_name=axis_name)
+    neck = import_path.build(model.neck, dtype=dtype)
+    dyhead = import_path.build(model.dyhead, dtype=dtype)
+    return import_path.build(
         model.head,
         backbone=backbone,
         neck=neck,

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax import anchors as grids
-from dyhead_jax import assign, losses
-from dyhead_jax import boxes as geometry
+from dyhead_jax.boxes import anchors as grids
+from dyhead_jax.boxes import assign, geometry
+from dyhead_jax.boxes.nms import nms
+from dyhead_jax.boxes.roi_align import roi_align, roi_levels
+from dyhead_jax.boxes.subsample import Sample, sample
+from dyhead_jax.detectors import losses
 from dyhead_jax.detectors.detector import Detector, Maps, flatten, image_sizes_or_canvas, shapes_of
 from dyhead_jax.detectors.towers import Tower, predictor, small_normal, widen
 from dyhead_jax.dyhead.head import make
-from dyhead_jax.ops.nms import nms
-from dyhead_jax.ops.roi_align import roi_align, roi_levels
-from dyhead_jax.sampling import Sample, sample
 from dyhead_jax.types import Detections, GroundTruth
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dyhead_jax import anchors as grids
-from dyhead_jax import assign, losses, postprocess
-from dyhead_jax import boxes as geometry
+from dyhead_jax.boxes import anchors as grids
+from dyhead_jax.boxes import assign, geometry, postprocess
+from dyhead_jax.detectors import losses
 from dyhead_jax.detectors.detector import Detector, Maps, flatten, image_sizes_or_canvas, shapes_of
 from dyhead_jax.detectors.towers import Tower, predictor, prior_bias, widen
 from dyhead_jax.types import Detections, GroundTruth

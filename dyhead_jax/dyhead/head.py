@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax import symbols
+from dyhead_jax.config import import_path
 from dyhead_jax.dyhead.scale import ScaleAttention
 from dyhead_jax.dyhead.spatial import PlainNeighbours, SpatialAttention
 from dyhead_jax.dyhead.task import TaskAttention
@@ -27,7 +27,7 @@ def make(choice: Choice, name: str, **options: Any) -> Any:
 
     A fork's attention thus declares what it wants to know (`features`, `dtype`, ...) and nothing else.
     """
-    cls: Any = symbols.load(choice) if isinstance(choice, str) else choice
+    cls: Any = import_path.load(choice) if isinstance(choice, str) else choice
     fields = getattr(cls, "__dataclass_fields__", {})
     return cls(name=name, **{k: v for k, v in options.items() if k in fields})
 
@@ -122,7 +122,7 @@ class DyHead(nn.Module):
         """
         if not self.valid_area:
             valid = None
-        cls: Any = symbols.load(self.block) if isinstance(self.block, str) else self.block
+        cls: Any = import_path.load(self.block) if isinstance(self.block, str) else self.block
         if self.remat:
             cls = nn.remat(cls, prevent_cse=not self.scan)
         options = {

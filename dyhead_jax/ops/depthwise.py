@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 IMPLEMENTATIONS = ("auto", "shifted", "lax")
@@ -52,7 +52,7 @@ def grouped_conv(
         padding = same_padding((x.shape[1], x.shape[2]), (kh, kw), stride)
     assert not isinstance(padding, str), padding
     if implementation == "auto":
-        implementation = forms.auto()
+        implementation = backend.auto()
     if implementation == "shifted" and c_group == 1 and c_in == c_out:
         return _depthwise(x, kernel, stride, padding)
     if implementation == "shifted":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 
 WIDEST = 27  # output channels for which "auto" takes the products on the CPU
 
@@ -26,7 +26,7 @@ def narrow_conv(x: jax.Array, kernel: jax.Array, implementation: str = "auto") -
     c, features = kernel.shape[2:]
     if implementation == "auto":
         few = features <= WIDEST and 2 * features <= c
-        implementation = forms.auto() if few else "lax"
+        implementation = backend.auto() if few else "lax"
     if implementation == "shifted":
         return _products(x, kernel)
     padding = [(n // 2, n // 2) for n in kernel.shape[:2]]

@@ -9,13 +9,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 
 
 def pixel_sum(x: jax.Array) -> jax.Array:
     """Sum over h and w of (b, h, w, c), in float32 or wider: (b, c)."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if forms.auto() == "lax":
+    if backend.auto() == "lax":
         return x.sum((1, 2))
     return jax.lax.optimization_barrier(x.sum(1)).sum(1)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 
 
 def _weights(n_in: int, n_out: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def upsample_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     b, h, w, c = x.shape
     rows = jnp.asarray(_weights(h, size[0]), x.dtype)
     columns = jnp.asarray(_weights(w, size[1]), x.dtype)
-    if forms.auto() == "lax":
+    if backend.auto() == "lax":
         return jnp.einsum("Wv,bHvc->bHWc", columns, jnp.einsum("Hh,bhvc->bHvc", rows, x))
     # a CPU would transpose both results: with matrices that carry the batch the axes keep their order
     wide = jnp.matmul(jnp.broadcast_to(columns, (b, h, *columns.shape)), x)

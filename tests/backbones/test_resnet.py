@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import steps
 from dyhead_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, max_pool
+from dyhead_jax.training import steps
 from tests.backbones.variables import random_variables
 
 TINY = ResNet(depth=18, width=8, frozen_stages=1)

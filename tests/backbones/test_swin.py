@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import steps
 from dyhead_jax.backbones.swin import PatchMerging, Swin, bicubic, shift_mask, window_index
+from dyhead_jax.training import steps
 from tests.backbones.variables import random_variables
 
 TINY = Swin(8, (2, 1), (1, 2), 3, absolute_position=True, position_size=5, frozen_stages=1)

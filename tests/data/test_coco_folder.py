@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig, ShapesConfig
-from dyhead_jax.data import builders, records
+from dyhead_jax.data.packing import records, tfds_builder
 from dyhead_jax.data.source import DataError, make_source
 from tests.data.folders import data_config, rewrite, write_split
 
@@ -81,7 +81,7 @@ def test_a_killed_packing_leaves_nothing_that_looks_whole(folder: Path, tmp_path
 
     target = tmp_path / "kept" / "set"
     with pytest.raises(KeyboardInterrupt):
-        builders.prepare(target, records={"train": dies}, class_names=("a", "b"), finish=lambda folder: None)
+        tfds_builder.prepare(target, records={"train": dies}, class_names=("a", "b"), finish=lambda folder: None)
     assert list(target.parent.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import pipeline
-from dyhead_jax.data.coco_folder import CocoSplit
+from dyhead_jax.data.coco_split import CocoSplit
 from dyhead_jax.data.plan import choose_canvases
 from dyhead_jax.data.source import DataError, Example, make_source
 from dyhead_jax.data.transforms import Placed

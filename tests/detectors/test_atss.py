@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from dyhead_jax import steps
 from dyhead_jax.detectors.atss import ATSS
+from dyhead_jax.training import steps
 from tests.detectors import tiny
 from tests.detectors.test_dense import NOBODY, SHAPES, TRUTH
 

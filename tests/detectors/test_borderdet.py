@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import names, steps
+from dyhead_jax.boxes import geometry
 from dyhead_jax.detectors.borderdet import BorderDet, instance_norm
+from dyhead_jax.training import steps
+from dyhead_jax.weights import names
 from tests.detectors import tiny
 
 OPTIONS = {

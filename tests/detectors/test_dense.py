@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import steps
+from dyhead_jax.boxes import geometry
 from dyhead_jax.detectors.fcos import FCOS
 from dyhead_jax.detectors.reppoints import POINTS, RepPoints
 from dyhead_jax.detectors.retinanet import RetinaNet
+from dyhead_jax.training import steps
 from tests.detectors import tiny
 
 KINDS = {

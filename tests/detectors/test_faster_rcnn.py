@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import names, steps
+from dyhead_jax.boxes import geometry
 from dyhead_jax.detectors.faster_rcnn import FasterRCNN
+from dyhead_jax.training import steps
 from dyhead_jax.types import Batch
+from dyhead_jax.weights import names
 from tests.detectors import tiny
 
 TASK = "dyhead_jax.dyhead.task:TaskAttention"

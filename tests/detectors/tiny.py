@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dyhead_jax import steps
 from dyhead_jax.dyhead.head import DyHead
 from dyhead_jax.necks.fpn import FPN
+from dyhead_jax.training import steps
 from dyhead_jax.types import GroundTruth
 
 CLASSES = 3

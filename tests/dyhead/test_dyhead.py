@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dyhead_jax import steps
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention
 from dyhead_jax.dyhead.coarse_offsets import CHOICES, crop, flat, resize
+from dyhead_jax.training import steps
 
 SIZES = [(8, 11), (4, 6), (2, 3)]
 C = 16

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dyhead_jax import detectors, steps
+from dyhead_jax import detectors
 from dyhead_jax.config import DyHeadConfig, EfficientNetLiteConfig, FPNConfig, ModelConfig, ResNetConfig, SwinConfig
 from dyhead_jax.detectors.detector import Detector
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention, spatial
 from dyhead_jax.dyhead.head import mean_of_candidates
 from dyhead_jax.dyhead.spatial import PlainNeighbours
 from dyhead_jax.dyhead.valid_area import over, valid_cells
+from dyhead_jax.training import steps
 
 C = 8
 IMAGE = [(7, 10), (4, 5), (2, 3)]  # levels of an image without padding

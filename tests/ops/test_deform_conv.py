@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 from dyhead_jax.ops.deform_conv import (
     IMPLEMENTATIONS,
     Call,
-    choice,
     deform_conv,
     deform_conv_calls,
     deform_conv_levels,
-    far,
+    dispatch,
+    leftover,
 )
 from tests.ops import deform_conv_reference
 
@@ -123,8 +123,8 @@ def test_windows_and_what_lies_beyond_them_equal_taps(setting, spread):
 @pytest.mark.parametrize(("spread", "reads"), [(1, False), (30, True)])
 def test_only_samples_beyond_the_windows_are_read_again(spread, reads, monkeypatch):
     v = inputs(*SETTINGS[0], h=37, w=26, spread=spread)
-    read = far.taps.read
-    monkeypatch.setattr(far.taps, "read", lambda *a: read(*a) * jnp.nan)
+    read = leftover.gather.read
+    monkeypatch.setattr(leftover.gather, "read", lambda *a: read(*a) * jnp.nan)
     assert np.isnan(deform_conv(**v, padding=1, implementation="windows")).any() == reads
 
 
@@ -200,7 +200,7 @@ def test_calls_on_the_same_maps_equal_calls_alone(implementation, monkeypatch):
     """Values and all gradients; "mixed" reads the two smaller maps by `hat`, the largest by `taps`."""
     if implementation == "mixed":
         implementation = "auto_cpu"
-        monkeypatch.setattr(choice, "HAT_PIXELS", {"cpu": 20})
+        monkeypatch.setattr(dispatch, "HAT_PIXELS", {"cpu": 20})
     maps, calls = calls_on_three_maps()
     fixed = [(call.levels, call.stride) for call in calls]
 
@@ -243,7 +243,7 @@ def test_positions_in_pieces_change_nothing(masked, monkeypatch):
     masks = [a["mask"], b["mask"]] if masked else None
 
     def run(most):
-        monkeypatch.setattr(choice, "PIECE", most)
+        monkeypatch.setattr(dispatch, "PIECE", most)
 
         def objective(maps, offsets, masks, kernel, bias):
             out = deform_conv_levels(
@@ -266,13 +266,13 @@ def test_positions_in_pieces_change_nothing(masked, monkeypatch):
 
 def test_a_cpu_alone_cuts_positions():
     def found(implementation, form="taps"):
-        return choice.plan(implementation, form, 3 * choice.PIECE)
+        return dispatch.plan(implementation, form, 3 * dispatch.PIECE)
 
-    on_cpu, elsewhere = choice.Plan("taps", 3, True), choice.Plan("taps", 1, False)
+    on_cpu, elsewhere = dispatch.Plan("taps", 3, True), dispatch.Plan("taps", 1, False)
     assert found("auto_cpu") == on_cpu
     assert found("auto_tpu") == found("auto_gpu") == elsewhere
     for form, expected in (("shifted", on_cpu), ("lax", elsewhere)):
-        with forms.preferred(form):
+        with backend.preferred(form):
             assert found("auto") == found("taps") == expected
             assert found("auto_cpu") == on_cpu
     assert found("auto_cpu", "hat").pieces == 1
@@ -312,7 +312,7 @@ def test_wrong_shapes_are_named(change, says):
 @EACH
 def test_a_sharded_batch_moves_no_feature_map(implementation, pieces, monkeypatch):
     """Under jit over a mesh the only collective of forward + backward is the sum of the kernel's gradient."""
-    monkeypatch.setattr(choice, "PIECE", 8 * 6 * 7 * 4 * 4 // pieces)
+    monkeypatch.setattr(dispatch, "PIECE", 8 * 6 * 7 * 4 * 4 // pieces)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     run = lambda x, o, m, k: jnp.sum(deform_conv(x, o, m, k, padding=1, implementation=implementation) ** 2)  # noqa: E731

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 from dyhead_jax.ops.narrow_conv import WIDEST, narrow_conv
 
 
@@ -32,7 +32,7 @@ def test_products_where_they_are_faster(c, features, convolutions):
     x, k = jnp.zeros((1, 4, 4, c)), jnp.zeros((3, 3, c, features))
     text = lambda: str(jax.make_jaxpr(lambda x, k: narrow_conv(x, k))(x, k))  # noqa: E731
     assert text().count("conv_general_dilated") == (convolutions if jax.default_backend() == "cpu" else 1)
-    with forms.preferred("lax"):
+    with backend.preferred("lax"):
         assert text().count("conv_general_dilated") == 1
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax.ops import forms
+from dyhead_jax.ops import backend
 from dyhead_jax.ops.pixels import pixel_sum, spread
 
 
@@ -14,7 +14,7 @@ from dyhead_jax.ops.pixels import pixel_sum, spread
 def test_spread_and_its_gradient(form, dtype):
     values = jax.random.normal(jax.random.key(0), (2, 5), dtype)
     g = jax.random.normal(jax.random.key(1), (2, 30, 40, 5), dtype)
-    with forms.preferred(form):
+    with backend.preferred(form):
         out, pull = jax.vjp(lambda v: spread(v, (30, 40)), values)
         total, (gradient,) = pixel_sum(g), pull(g)
     np.testing.assert_array_equal(out, jnp.tile(values[:, None, None], (1, 30, 40, 1)))

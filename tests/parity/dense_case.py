@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import names, steps
+from dyhead_jax.boxes import geometry
+from dyhead_jax.training import steps
 from dyhead_jax.types import Detections, GroundTruth
+from dyhead_jax.weights import names
 from tests.parity import mmdet_model
 from tests.parity.detections import check_same
 from tests.parity.goldens import Case, cases, nhwc, relative

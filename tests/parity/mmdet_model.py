@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax import names
 from dyhead_jax.config import (
     ATSSConfig,
     DyHeadConfig,
@@ -18,8 +17,9 @@ from dyhead_jax.config import (
     SwinConfig,
 )
 from dyhead_jax.detectors import build
-from dyhead_jax.names import Table
 from dyhead_jax.types import GroundTruth
+from dyhead_jax.weights import names
+from dyhead_jax.weights.names import Table
 from tests.parity.goldens import Case, nhwc
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import steps
 from dyhead_jax.dyhead import coarse_offsets
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv
+from dyhead_jax.training import steps
 from tests.parity.goldens import cases, hwio, nchw, nhwc, relative
 
 CASES = cases("A")

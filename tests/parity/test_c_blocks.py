@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dyhead_jax import names, steps
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS
+from dyhead_jax.training import steps
+from dyhead_jax.weights import names
 from tests.parity.goldens import cases, nchw, nhwc, notes, relative
 
 CASES = cases("C_")

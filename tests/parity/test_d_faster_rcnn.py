@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import steps
-from dyhead_jax.ops.roi_align import roi_align, roi_levels
+from dyhead_jax.boxes import geometry
+from dyhead_jax.boxes.roi_align import roi_align, roi_levels
+from dyhead_jax.training import steps
 from tests.parity import dense_case, mmdet_model
 from tests.parity.detections import check_same
 from tests.parity.goldens import nhwc, relative

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import losses, steps
+from dyhead_jax.boxes import geometry
+from dyhead_jax.detectors import losses
+from dyhead_jax.training import steps
 from tests.parity import dense_case
 from tests.parity.goldens import nhwc, relative
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from dyhead_jax import boxes as geometry
+from dyhead_jax.boxes import geometry
 from tests.parity import dense_case
 
 

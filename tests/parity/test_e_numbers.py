@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import losses, postprocess
-from dyhead_jax.ops.nms import nms
+from dyhead_jax.boxes import geometry, postprocess
+from dyhead_jax.boxes.nms import nms
+from dyhead_jax.detectors import losses
 from tests.parity.goldens import cases, relative, stated
 
 

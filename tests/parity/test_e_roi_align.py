@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax.ops.roi_align import roi_align, roi_levels
+from dyhead_jax.boxes.roi_align import roi_align, roi_levels
 from tests.parity.goldens import cases, nhwc, relative, stated
 
 

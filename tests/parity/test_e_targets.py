@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import anchors as grids
-from dyhead_jax import assign
-from dyhead_jax import boxes as geometry
+from dyhead_jax.boxes import anchors as grids
+from dyhead_jax.boxes import assign, geometry
 from tests.parity.goldens import cases, relative, stated
 
 RATIOS = (0.5, 1.0, 2.0)

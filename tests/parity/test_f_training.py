@@ -30,10 +30,11 @@ import numpy as np
 import optax
 import pytest
 
-from dyhead_jax import optim, parallel, state_dict, steps
 from dyhead_jax.config import OptimConfig
 from dyhead_jax.detectors.atss import ATSS
+from dyhead_jax.training import optim, parallel, steps
 from dyhead_jax.types import Batch
+from dyhead_jax.weights import state_dict
 from tests.parity import mmdet_model
 from tests.parity.goldens import cases, notes, relative, stated
 

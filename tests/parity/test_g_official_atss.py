@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import names, steps
+from dyhead_jax.boxes import geometry
 from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig
 from dyhead_jax.detectors import build
+from dyhead_jax.training import steps
 from dyhead_jax.types import GroundTruth
+from dyhead_jax.weights import names
 from tests.parity.detections import check_same
 from tests.parity.goldens import cases, nhwc, relative
 

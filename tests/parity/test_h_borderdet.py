@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax import boxes as geometry
-from dyhead_jax import names, steps
+from dyhead_jax.boxes import geometry
 from dyhead_jax.detectors.borderdet import BorderDet
 from dyhead_jax.necks.fpn import FPN
 from dyhead_jax.ops.border_align import border_align
+from dyhead_jax.training import steps
 from dyhead_jax.types import GroundTruth
+from dyhead_jax.weights import names
 from tests.parity.detections import check_same
 from tests.parity.goldens import cases, nchw, nhwc, notes, relative
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from dyhead_jax import layouts, state_dict
+from dyhead_jax.weights import layouts, state_dict
 from tests.converting import shapes_of
 from tests.parity import mmdet_model
 from tests.parity.goldens import Case, cases
-from tests.test_layouts import NAMES, hollow, stand_ins
+from tests.weights.test_layouts import NAMES, hollow, stand_ins
 
 
 def theirs_of(case: Case) -> dict[str, list[int]]:

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax.ops.deform_conv import choice, geometry
-from dyhead_jax.ops.deform_conv.tap_loop import Plan, tap_loop
+from dyhead_jax.ops.deform_conv import dispatch, geometry
+from dyhead_jax.ops.deform_conv.tap_scan import Plan, tap_loop
 from dyhead_jax.ops.deform_conv.tiles import grid_of
 from dyhead_jax.ops.deform_conv.windows import windowed
 
-IMPLEMENTATIONS = choice.FORMS
+IMPLEMENTATIONS = dispatch.FORMS
 
 
 def deform_conv(
@@ -115,7 +115,7 @@ def deform_conv_calls(
             _check(maps[level], call.offsets[i], None if call.masks is None else call.masks[i], call, groups, level)
     if len(found := {_deform_groups(call) for call in calls}) > 1:
         raise ValueError(f"deform_conv: calls with {', '.join(map(str, sorted(found)))} deformable groups")
-    forms = choice.choose(implementation, [x.shape for x in maps])
+    forms = dispatch.choose(implementation, [x.shape for x in maps])
 
     results: list[dict[int, jax.Array]] = [{} for _ in calls]
     for form in dict.fromkeys(forms):
@@ -155,7 +155,7 @@ def _tap_loop(
         layouts = _layouts([places[level] for level in call.levels], call)
         samples = maps[0].shape[0] * sum(layout.positions for layout in layouts)
         size = samples * maps[0].shape[3] * jnp.promote_types(maps[0].dtype, jnp.float32).itemsize
-        plans.append(Plan(choice.plan(implementation, form, size), layouts))
+        plans.append(Plan(dispatch.plan(implementation, form, size), layouts))
         kernels.append(_operands(call, layouts))
     return tap_loop(tuple(plans), places, groups, _deform_groups(calls[0]), maps, kernels)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax.ops.deform_conv import far, geometry, tiles
+from dyhead_jax.ops.deform_conv import geometry, leftover, tiles
 from dyhead_jax.ops.deform_conv.geometry import Layout
 
 
@@ -36,8 +36,8 @@ def windowed(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
         columns, by_group = _columns(weights, window, groups), _by_group(kernel, groups, window)
         out = _einsum("byxktnc,kcnd->byxtnd", columns, by_group)
         results.append(tiles.from_tiles(layout, out.reshape(*out.shape[:4], -1)))
-    rest = far.Rest(y, x, jnp.where(left, blend, 0.0), left)
-    return far.add(layouts, groups, deform_groups, maps, rest, kernel, jnp.concatenate(results, axis=1))
+    rest = leftover.Rest(y, x, jnp.where(left, blend, 0.0), left)
+    return leftover.add(layouts, groups, deform_groups, maps, rest, kernel, jnp.concatenate(results, axis=1))
 
 
 def _forward(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
@@ -59,8 +59,8 @@ def _backward(grids, layouts, groups, deform_groups, residuals, g):
         d_kernels.append(d_kernel)
     d_y, d_x, d_blend = (jnp.concatenate(parts, axis=-1) for parts in zip(*d_points, strict=True))
     sums = d_maps, (d_y, d_x, jnp.where(near, d_blend, 0.0)), sum(d_kernels[1:], d_kernels[0])
-    rest = far.Rest(y, x, jnp.where(left, blend, 0.0), left)
-    d_maps, (d_y, d_x, d_blend), d_kernel = far.add_gradients(
+    rest = leftover.Rest(y, x, jnp.where(left, blend, 0.0), left)
+    d_maps, (d_y, d_x, d_blend), d_kernel = leftover.add_gradients(
         layouts, groups, deform_groups, maps, rest, kernel, g, sums
     )
     d_maps = [d.astype(x_map.dtype) for d, x_map in zip(d_maps, maps, strict=True)]

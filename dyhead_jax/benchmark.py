@@ -1,0 +1,41 @@
+"""python -m dyhead_jax.benchmark COMMAND --help
+
+A command is a module of this package: its docstring is the help, `add_arguments(parser)` says what it takes, and
+`run(options)` does it. `options.overrides` are the `--config.<name>=<value>` of the command line.
+"""
+
+import argparse
+import importlib
+import sys
+
+from dyhead_jax import command
+
+COMMANDS = ("op", "block", "head", "train", "infer", "cost", "remat", "tpu-compile", "tpu-forms")
+
+
+def main() -> int | None:
+    parser = command.parser("python -m dyhead_jax.benchmark", "What a model costs; each command has its own --help.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"dyhead_jax.measure.{name.replace('-', '_')}")
+        text = module.__doc__ or ""
+        sub = commands.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    options, rest = parser.parse_known_args(sys.argv[1:])
+    options.overrides = [argument for argument in rest if argument.startswith(("--config.", "--noconfig."))]
+    unknown = [argument for argument in rest if argument not in options.overrides]
+    if unknown:
+        raise command.UsageError(f"{unknown[0]!r} is not an option (--help lists them)")
+    return options.run(options)
+
+
+if __name__ == "__main__":
+    command.run(main)

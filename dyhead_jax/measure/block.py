@@ -1,0 +1,92 @@
+"""Time of DyHead blocks alone on a pyramid, for each implementation or attention named.
+
+--attention puts a fork's own module in the place of one of the three: spatial=package:Class, scale=..., task=..., or
+none. Each one is timed beside the block as it is. The yardstick is a plain 3x3 convolution of the finest level.
+
+  python -m dyhead_jax.benchmark block
+  python -m dyhead_jax.benchmark block --blocks 6 --scan --remat --size 800x1344
+  python -m dyhead_jax.benchmark block --attention task=none --attention spatial=mine:MySpatial
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dyhead_jax import command
+from dyhead_jax.dyhead import DyHead
+from dyhead_jax.measure import options as common
+from dyhead_jax.measure.timing import compiled, with_gradients
+from dyhead_jax.training import steps
+
+ATTENTIONS = ("spatial", "scale", "task")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add(parser)
+    parser.add_argument("--size", type=common.size, default=(800, 1216), metavar="HxW", help="of the image (800x1216)")
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--levels", type=int, default=5, help="from stride 8 on (5)")
+    parser.add_argument("--coarse-offsets", default="flat", help="see dyhead_jax/dyhead/coarse_offsets.py (flat)")
+    parser.add_argument("--scan", action="store_true", help="one compiled block for all")
+    parser.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
+    parser.add_argument("--implementation", action="append", metavar="NAME", help="repeatable; default auto")
+    parser.add_argument("--attention", action="append", metavar="KIND=package:Class", help="repeatable")
+
+
+def run(options: argparse.Namespace) -> None:
+    common.check(options)
+    if options.overrides:
+        raise command.UsageError("block has no config; head has")
+    variants: dict[str, dict[str, Any]] = {}
+    for name in options.implementation or ["auto"]:
+        variants[name] = {"implementation": name}
+    for text in options.attention or []:
+        kind, _, path = text.partition("=")
+        if kind not in ATTENTIONS or not path:
+            raise command.UsageError(
+                f"--attention is {text!r}; it must be {'|'.join(ATTENTIONS)}=package:Class or =none"
+            )
+        variants[text] = {kind: path}
+    dtype = jnp.dtype(options.dtype)
+    levels = sizes(options.size, options.levels)
+    pyramid = random_pyramid(levels, options.batch, options.channels, dtype)
+    programs = []
+    for name, choice in variants.items():
+        fields = {
+            "num_blocks": options.blocks,
+            "features": options.channels,
+            "coarse_offsets": options.coarse_offsets,
+            "scan": options.scan,
+            "remat": options.remat,
+            "dtype": dtype,
+        }
+        head = DyHead(**fields, **choice)
+        variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
+        programs.append(compiled(f"{name} forward", head.apply, variables, pyramid))
+        if not options.forward:
+            programs.append(
+                compiled(f"{name} forward+backward", with_gradients(head.apply, (0, 1)), variables, pyramid)
+            )
+    h, w = options.size
+    title = f"{options.blocks} DyHead block(s), {options.channels} channels, {options.batch}x{h}x{w}, {options.dtype}"
+    common.finish(
+        title, programs, options, channels=options.channels, at=levels[0], batch=options.batch, dtype=options.dtype
+    )
+
+
+def sizes(image: tuple[int, int], levels: int, stride: int = 8) -> list[tuple[int, int]]:
+    """Map sizes of a pyramid whose finest level has this stride, each half of the one before, rounded up."""
+    result = [(-(-image[0] // stride), -(-image[1] // stride))]
+    for _ in range(levels - 1):
+        h, w = result[-1]
+        result.append(((h + 1) // 2, (w + 1) // 2))
+    return result
+
+
+def random_pyramid(levels: list[tuple[int, int]], batch: int, channels: int, dtype: Any) -> list[jax.Array]:
+    """Normal noise [(batch, h_l, w_l, channels)] for each of the map sizes."""
+    keys = jax.random.split(jax.random.key(8), len(levels))
+    return [jax.random.normal(k, (batch, *s, channels), dtype) for k, s in zip(keys, levels, strict=True)]

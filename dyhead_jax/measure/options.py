@@ -1,0 +1,97 @@
+"""The options and the ending that the timing commands share."""
+
+import argparse
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from dyhead_jax import command
+from dyhead_jax.config import Config, flags
+from dyhead_jax.files import write_atomic
+from dyhead_jax.measure import timing
+from dyhead_jax.measure.timing import Program, Report
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What `op` and `block` share."""
+    parser.add_argument("--batch", type=int, default=1, help="images (default 1)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--forward", action="store_true", help="forward only")
+    add_run(parser)
+
+
+def add_configs(parser: argparse.ArgumentParser) -> None:
+    """What the commands that time a config share. One of the two options is needed; the rest is the config's."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE", help="the config to time; --config.NAME=VALUE changes it")
+    which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two configs, timed in turn; prints their ratio")
+    add_canvas(parser)
+    add_run(parser)
+
+
+def add_canvas(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=int, help="images (default: the config's)")
+    parser.add_argument("--size", type=size, metavar="HxW", help="of the canvas (default: the config's first)")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=10, help="timed rounds (default 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repeat here as well")
+
+
+def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
+    """The named configs with the command line's overrides and its batch and size put in. Raises what `flags` raises."""
+    found = []
+    for argument in getattr(options, "compare", None) or [options.config]:
+        config = flags.override(flags.load_file(argument), options.overrides)
+        data = config.data
+        if options.batch is not None:
+            data = dataclasses.replace(data, batch_size=options.batch)
+        if options.size is not None:
+            data = dataclasses.replace(data, canvases=(options.size,))
+        found.append((argument, dataclasses.replace(config, data=data)))
+    return found
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises UsageError for numbers that make no run."""
+    for name in ("batch", "repeats"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise command.UsageError(f"--{name} is {value}; it must be at least 1")
+
+
+def size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH in pixels; raises argparse's error otherwise."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 800x1216")
+    return int(match[1]), int(match[2])
+
+
+def finish(
+    title: str,
+    programs: list[Program],
+    options: argparse.Namespace,
+    *,
+    channels: int,
+    at: tuple[int, int],
+    batch: int,
+    dtype: str,
+) -> Report:
+    """Runs the programs, a yardstick of `channels` at the map size `at`, and the ceilings; prints and writes."""
+    unit = timing.yardstick(channels, at, batch, jnp.dtype(dtype))
+    tops = timing.ceilings(jnp.dtype(dtype))
+    timing.run_in_turn([unit, *tops, *programs], options.repeats)
+    report = Report(title, unit, tops, programs)
+    print(report.text())
+    half = len(programs) // 2
+    if getattr(options, "compare", None):  # the programs of A, then the same of B
+        for first, second in zip(programs[:half], programs[half:], strict=True):
+            print(timing.compare(first, second))
+    if options.json is not None:
+        write_atomic(options.json, (json.dumps(report.json(), indent=1) + "\n").encode())
+    return report

@@ -1,0 +1,139 @@
+"""The numbers of a run: metrics.jsonl, TensorBoard, and their curves."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dyhead_jax.files import write_atomic
+
+
+class ReportError(ValueError):
+    """A metrics file that cannot be continued, or a missing extra; the message names it."""
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl as dicts, in file order; [] when there is no such file.
+
+    A last line that a killed run left half-written is dropped. Raises ReportError for any other line that is not a JSON
+    object with an integer `step`.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            whole = isinstance(row, dict) and type(row.get("step")) is int
+        except ValueError:
+            whole = False
+        if whole:
+            rows.append(row)
+        elif number < len(lines):  # a newline follows: nobody was cut off here
+            raise ReportError(f"{path}, line {number}: not a JSON object with an integer 'step'")
+    return rows
+
+
+class Metrics:
+    """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard where wanted.
+
+    On opening, lines of steps beyond `resume_step` are dropped (the resumed run writes them again), atomically: a kill
+    at any moment leaves the old file or the new one. For no line to be lost, write those of step s before checkpoint s
+    counts as saved.
+
+    path: the file, made when missing. resume_step: the step the run continues from, 0 for a new run.
+    tensorboard: also write event files to a folder `tensorboard` beside the file.
+    `rows` are the lines kept and written, as dicts.
+    Raises ReportError when the file is broken before its last line, or when tensorboardX is wanted and missing.
+    """
+
+    def __init__(self, path: str | Path, *, resume_step: int = 0, tensorboard: bool = False):
+        self.path = Path(path)
+        self.rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        self._board = _tensorboard(self.path.parent / "tensorboard", resume_step) if tensorboard else None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        self._file = self.path.open("a")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line {"step": step, **values}. Values are numbers or scalar arrays; JSON has no NaN: it becomes null."""
+        row: dict[str, Any] = {"step": int(step)}
+        for key, value in values.items():
+            number = float(value)
+            row[key] = number if math.isfinite(number) else None
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in row.items():
+                if key != "step":
+                    self._board.add_scalar(key, math.nan if value is None else value, step)
+            self._board.flush()
+
+    def has(self, step: int, key: str) -> bool:
+        """Whether a line of this step holds the key: a resumed run asks before it evaluates or logs again."""
+        return any(row["step"] == step and key in row for row in self.rows)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _tensorboard(folder: Path, resume_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ReportError(
+            "config.run.tensorboard needs the extra `tensorboard`: pip install dyhead-jax[tensorboard]"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draws loss terms, learning rate and AP over steps into a PNG file, from the rows of `read_metrics`.
+
+    A panel without data says so; missing and null values leave gaps.
+    """
+    keys = dict.fromkeys(key for row in rows for key in row)
+    panels = [
+        ("loss", [k for k in keys if k.startswith("train/loss")]),
+        ("learning rate", [k for k in keys if k == "train/lr"]),
+        ("average precision", [k for k in ("eval/AP", "eval/AP50", "eval/AP75") if k in keys]),
+    ]
+    # Figure, not pyplot: no global state, no display, whatever backend the user has set
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            steps = [step for step, _ in points]
+            values = [math.nan if value is None else value for _, value in points]
+            marker = "o" if name.startswith("eval/") or len(points) == 1 else None
+            width = 2 if name == "train/loss" else 1
+            axes.plot(steps, values, label=name.split("/", 1)[1], linewidth=width, marker=marker, markersize=3)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if names:
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize="small")
+        else:
+            axes.text(0.5, 0.5, "nothing yet", ha="center", va="center", transform=axes.transAxes)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=100)
+    os.replace(temporary, path)

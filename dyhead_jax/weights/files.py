@@ -1,0 +1,108 @@
+"""Weights by name in files of any kind that is read here: .safetensors, .npz, and PyTorch's .pth, .pt, .pkl, .bin.
+
+.safetensors is the one to prefer: a list of arrays and nothing that could be run. It needs the extra `safetensors`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyhead_jax.weights import torch_file
+
+WRITTEN = (".safetensors", ".npz")
+
+
+class WeightsFileError(ValueError):
+    """A file that cannot be read or written; the message names it."""
+
+
+def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Name -> array, and what the file says of itself: mmdetection's "meta", a safetensors file's metadata, or {}.
+
+    The kind goes by what the name ends with, PyTorch's where that is neither .safetensors nor .npz. key: the entry of a
+    PyTorch file that holds the weights, where it is not "state_dict" or "model". bfloat16 becomes float32.
+    Raises WeightsFileError or TorchFileError, one line with the file's name.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in WRITTEN:
+        return torch_file.read_checkpoint(path, key)
+    if key:
+        raise WeightsFileError(f"{path}: a {kind} file has no keys; {key!r} belongs to a PyTorch checkpoint")
+    arrays, meta = _read_safetensors(path) if kind == ".safetensors" else (_read_npz(path), {})
+    if not arrays:
+        raise WeightsFileError(f"{path} holds no arrays")
+    return torch_file.without_module(arrays), meta
+
+
+def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a .safetensors or .npz file, complete or not at all.
+
+    Raises WeightsFileError for another ending and a file that exists.
+    """
+    path = Path(path)
+    check_writable(path)
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        if path.suffix.lower() == ".npz":
+            np.savez(part, **arrays)  # type: ignore[arg-type]
+        else:
+            _safetensors().save_file(arrays, part, metadata={"format": "pt"})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises WeightsFileError where `write` would."""
+    if path.suffix.lower() not in WRITTEN:
+        raise WeightsFileError(f"{path}: the name must end with {' or '.join(WRITTEN)}")
+    if path.exists():
+        raise WeightsFileError(f"{path} exists; it is not written over")
+    if not path.parent.is_dir():
+        raise WeightsFileError(f"{path}: the folder {path.parent} does not exist")
+    if path.suffix.lower() == ".safetensors":
+        _safetensors()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise WeightsFileError(
+            "a .safetensors file needs a package that is not installed: pip install 'dyhead-jax[safetensors]'"
+        ) from error
+    return safetensors.numpy
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    _safetensors()
+    import safetensors
+
+    if not path.is_file():
+        raise WeightsFileError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            meta = dict(file.metadata() or {})
+    except Exception as error:  # the reader has an error class of its own, and others for numbers NumPy does not know
+        raise WeightsFileError(f"{path} is broken or no safetensors file ({' '.join(str(error).split())})") from error
+    return {name: _widened(array) for name, array in arrays.items()}, meta
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise WeightsFileError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a broken file
+        raise WeightsFileError(f"{path} is broken or no .npz of numbers ({' '.join(str(error).split())})") from error
