@@ -32,7 +32,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about each progr
 
 import hashlib
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -40,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, flags, to_json
@@ -50,6 +50,7 @@ from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.training import distributed, optim, parallel, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
+from dyhead_jax.training.parameters import Parameters
 from dyhead_jax.training.profile import Profile
 from dyhead_jax.training.progress import Progress
 from dyhead_jax.weights import pretrained
@@ -82,19 +83,21 @@ def train(config: Config, folder: Path) -> None:
 
     model = detectors.build(config.model, axis_name=devices.axis_name)
     rates = optim.scaled(config.optim, config.data.batch_size)
-    optimizer = optim.make_optimizer(rates, total)
+    single = detectors.build(config.model)  # sees one device: for the first weights, and for evaluation
+    parameters = steps.survey(single, config.data.canvases[0])
+    optimizer = optim.make_optimizer(rates, total, parameters)
     train_step = devices.train_step(
         steps.make_train_step(
             model,
             optimizer,
             optim.make_schedule(rates, total),
+            parameters,
             seed=config.seed,
             axis_name=devices.axis_name,
             accumulate=config.optim.accumulate,
             ema=config.optim.ema,
         )
     )
-    single = detectors.build(config.model)  # sees one device: for the first weights, and for evaluation
     detect = parallel.map_detect(steps.make_detect(single))
 
     with ExitStack() as stack:
@@ -110,14 +113,13 @@ def train(config: Config, folder: Path) -> None:
             start_step=start,
         )
         stack.enter_context(closing(batches))
-        initial = partial(steps.create_state, single, optimizer, ema=config.optim.ema)
+        initial = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
         if latest is not None:
-            random = partial(steps.init_variables, single, jax.random.key(config.seed), config.data.canvases[0])
-            state, _ = checkpoints.restore(start, jax.eval_shape(lambda: initial(random())), batches)
+            state, _ = checkpoints.restore(start, jax.eval_shape(initial, parameters.shapes), batches)
             print(f"going on from step {start}")
         else:
-            state = steps.jit_once(initial)(first_variables(config, single))
-        describe(state, single, devices, config)
+            state = steps.jit_once(initial)(first_variables(config, single, parameters.shapes))
+        describe(parameters, devices, config)
         state = devices.replicate(state)
         metrics = None  # process 0 alone has them
         if first:
@@ -230,26 +232,30 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
     return train_split, val_split
 
 
-def first_variables(config: Config, model: Any) -> dict[str, Any]:
-    """Random weights from the seed, but for the backbone that config.model.pretrained names."""
+def first_variables(config: Config, model: Any, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Random weights from the seed, but for the backbone that config.model.pretrained names. shapes: of them all."""
     random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
     given = {}
     if config.model.pretrained:
-        shapes = {name: tree["backbone"] for name, tree in jax.eval_shape(random).items() if "backbone" in tree}
-        loaded = pretrained.backbone(config.model.pretrained, shapes)
+        backbone = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
+        loaded = pretrained.backbone(config.model.pretrained, backbone)
         given = {name: {"backbone": tree} for name, tree in loaded.items()}
     return steps.jit_once(random)(given=given)
 
 
-def describe(state: steps.TrainState, model: Any, devices: parallel.Parallel, config: Config) -> None:
-    trained, frozen = (
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
-        for part in optim.partition(state.params, model.is_frozen)
-    )
+def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
+    """Prints how many parameters there are, what each multiplier of the learning rate reaches, and the batch."""
+    leaves: dict[Any, Any] = flatten_dict(parameters.shapes["params"])  # type: ignore[assignment]
+    sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+    frozen = sum(size for path, size in sizes.items() if parameters.is_frozen(path))
+    print(f"{sum(sizes.values()) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
     kind = jax.devices()[0].device_kind
-    print(f"{(trained + frozen) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
     print(f"; {config.run.parallel} on {devices.device_count} x {kind}")
     batch, rates = config.data.batch_size, config.optim
+    for name, (rate, rule) in optim.multipliers(rates, parameters).items():
+        if rate != 1:
+            reached = sum(size for path, size in sizes.items() if rule(path) and not parameters.is_frozen(path))
+            print(f"optim.{name} {rate:g} is for {reached:,} parameters")
     micro = f" in {rates.accumulate} micro-batches" if rates.accumulate > 1 else ""
     rate = optim.scaled(rates, batch).learning_rate
     scale = f" ({rates.learning_rate:g} x {batch} / {rates.base_batch_size})" if rates.base_batch_size else ""
@@ -294,11 +300,13 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
 
 
 def main() -> None:
-    hosts, arguments = distributed.take_flags(sys.argv)
-    parsed = flags.parse(arguments, __doc__ or "")
+    parser = flags.parser("python train.py", __doc__ or "")
+    distributed.add_options(parser)
+    parsed = flags.parse(parser)
     if parsed is not None:
-        with distributed.together(hosts):
-            train(*parsed)
+        config, options = parsed
+        with distributed.together(distributed.hosts(options)):
+            train(config, options.workdir)
 
 
 if __name__ == "__main__":  # loader processes import this file

@@ -6,8 +6,9 @@ names the file, key or shape at fault; `--debug` shows the traceback in its plac
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 
@@ -15,17 +16,62 @@ class UsageError(ValueError):
     """Arguments that make no command; ends with exit code 2."""
 
 
-def parser(prog: str, description: str, examples: str = "") -> argparse.ArgumentParser:
-    """An argument parser whose `--help` keeps the line breaks of its texts and which knows `--debug`."""
-    result = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help says more)")
+
+
+def parser(prog: str, description: str, examples: str = "", add_help: bool = True) -> argparse.ArgumentParser:
+    """An argument parser whose `--help` keeps the line breaks of its texts, whose errors are UsageErrors, and which
+    knows `--debug`."""
+    result = _Parser(
         prog=prog,
         description=description,
         epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=add_help,
         allow_abbrev=False,  # an option added later must not change what a script means
     )
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return result
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; `overrides` among them are its `--config.<name>=<value>`, in this form.
+
+    arguments: without the program's name; None takes the process's own. A parser for commands without a config refuses
+    them by `no_overrides`. Raises UsageError for what is no option.
+    """
+    plain, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(plain)
+    if rest:
+        raise UsageError(f"{rest[0]!r} is not an option (--help lists them)")
+    options.overrides = overrides
+    return options
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments without `--config.<name>`, and these: `--config.a=v`, `--config.a v` and, of a switch, `--config.a` and
+    `--noconfig.a`."""
+    plain, overrides, i = [], [], 0
+    while i < len(arguments):
+        argument = arguments[i]
+        i += 1
+        if not re.match(r"--?(no)?config\.", argument):
+            plain.append(argument)
+            continue
+        follows = arguments[i] if i < len(arguments) else "--"
+        if "=" not in argument and re.match(r"[^-]|-[\d.]", follows) and not re.match("--?no", argument):
+            argument = f"{argument}={follows}"
+            i += 1
+        overrides.append(re.sub("^--?", "--", argument))
+    return plain, overrides
+
+
+def no_overrides(options: argparse.Namespace) -> None:
+    """Raises UsageError for a `--config.<name>` where a command has no config."""
+    if options.overrides:
+        raise UsageError(f"{options.overrides[0]!r} is not an option (--help lists them)")
 
 
 def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = ()) -> NoReturn:

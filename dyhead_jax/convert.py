@@ -3,7 +3,6 @@
 python -m dyhead_jax.convert --help
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,8 +139,9 @@ def write_workdir(
 ) -> None:
     """Writes the checkpoint of step 0, with a fresh optimiser, and config.json last: a folder without it is no run."""
     model = detectors.build(config.model)
-    optimizer = optim.make_optimizer(config.optim, config.run.steps)
-    state = jax.device_get(steps.create_state(model, optimizer, variables, ema=config.optim.ema))
+    parameters = steps.survey(model, config.data.canvases[0])
+    optimizer = optim.make_optimizer(config.optim, config.run.steps, parameters)
+    state = jax.device_get(steps.create_state(parameters, optimizer, variables, ema=config.optim.ema))
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state, make_meta(config, names, ids))
@@ -225,14 +225,10 @@ def _main() -> None:
     )
     parser.add_argument("--out", type=Path, help="with --to-torch: .safetensors or .npz file to write")
     parser.add_argument("--step", type=int, help="with --to-torch: checkpoint to take (default: the latest)")
-    options, rest = parser.parse_known_args()
-    overrides = [argument for argument in rest if argument.startswith(("--config.", "--noconfig."))]
-    strange = [argument for argument in rest if argument not in overrides]
-    if strange:
-        raise command.UsageError(f"{strange[0]!r} is not an option (--help lists them)")
+    options = command.parse(parser)
     if options.to_torch:
         given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
-        if given or overrides or options.backbone_only or options.list:
+        if given or options.overrides or options.backbone_only or options.list:
             raise command.UsageError("--to-torch takes --workdir, --layout, --out and --step only")
         if options.layout not in layouts.WHOLE or options.out is None:
             raise command.UsageError(f"--to-torch needs --out=FILE and --layout={' or '.join(layouts.WHOLE)}")
@@ -242,10 +238,8 @@ def _main() -> None:
         raise command.UsageError("give FILE and --config=FILE (--help says more)")
     if options.out is not None or options.step is not None:
         raise command.UsageError("--out and --step belong to --to-torch")
-    arguments = [f"--config={options.config}", f"--workdir={options.workdir}", *overrides]
-    parsed = flags.parse([sys.argv[0], *arguments], "")
-    assert parsed is not None  # only --help gives None
-    _from_torch(options, *parsed)
+    config = flags.override(flags.load_file(options.config), options.overrides)
+    _from_torch(options, config, options.workdir)
 
 
 if __name__ == "__main__":

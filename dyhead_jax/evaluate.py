@@ -50,11 +50,10 @@ def _main() -> None:
         "--detections", type=Path, help="COCO results JSON: [{image_id, category_id, bbox, score}, ...]"
     )
     parser.add_argument("--classes", action="store_true", help="also print the AP of each class")
-    options, rest = parser.parse_known_args()
-    options.overrides = [argument for argument in rest if argument.startswith("--config.evaluation.")]
-    if rest != options.overrides:
-        unknown = next(argument for argument in rest if argument not in options.overrides)
-        raise command.UsageError(f"{unknown!r} is not an option (--help lists them)")
+    options = command.parse(parser)
+    for argument in options.overrides:
+        if not argument.startswith(("--config.evaluation.", "--noconfig.evaluation.")):
+            raise command.UsageError(f"{argument!r} is not an option; of the config only evaluation may change")
     files = options.annotations is not None or options.detections is not None
     if (options.workdir is None) == (not files):
         raise command.UsageError("give either --workdir, or --annotations and --detections (--help says more)")

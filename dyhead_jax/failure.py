@@ -7,6 +7,7 @@ python -m dyhead_jax.failure --help
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from dyhead_jax import command, detectors
 from dyhead_jax import config as configs
-from dyhead_jax.config import Config
 from dyhead_jax.training import optim, steps
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
@@ -71,13 +71,17 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
         where = f"{folder / 'checkpoints' / str(done)}: meta"
         config = configs.from_json(json.dumps(checkpoints.meta(done)["config"]), where)
         model = detectors.build(config.model)
-        optimizer = optim.make_optimizer(optim.scaled(config.optim, config.data.batch_size), config.run.steps)
-        state, _ = checkpoints.restore(done, jax.eval_shape(lambda: _new_state(config, model, optimizer)))
+        parameters = steps.survey(model, config.data.canvases[0])
+        rates = optim.scaled(config.optim, config.data.batch_size)
+        optimizer = optim.make_optimizer(rates, config.run.steps, parameters)
+        initial = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
+        state, _ = checkpoints.restore(done, jax.eval_shape(initial, parameters.shapes))
     step = jax.jit(
         steps.make_train_step(
             model,
             optimizer,
-            optim.make_schedule(optim.scaled(config.optim, config.data.batch_size), config.run.steps),
+            optim.make_schedule(rates, config.run.steps),
+            parameters,
             seed=config.seed,
             accumulate=config.optim.accumulate,
             ema=config.optim.ema,
@@ -108,11 +112,6 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
     return done + 1, _floats(metrics), bad
 
 
-def _new_state(config: Config, model: Any, optimizer: Any) -> steps.TrainState:
-    variables = steps.init_variables(model, jax.random.key(0), config.data.canvases[0])
-    return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
-
-
 def _floats(values: Any) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
@@ -126,7 +125,9 @@ def _main() -> None:
         "  JAX_DEBUG_NANS=1 python -m dyhead_jax.failure --debug runs/a/failures/step_1200    the operation at fault",
     )
     parser.add_argument("folder", type=Path, help="what the run left: <workdir>/failures/step_<n>")
-    folder = parser.parse_args().folder
+    options = command.parse(parser)
+    command.no_overrides(options)
+    folder = options.folder
     if not folder.is_dir():
         raise FailureError(f"{folder}: no such folder")
     step, metrics, bad = replay(folder)

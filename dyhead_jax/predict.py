@@ -170,7 +170,8 @@ def _main() -> int:
     )
     parser.add_argument("--score", type=float, default=0.3, help="least score of a box; 0 keeps all (default: 0.3)")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
-    options = parser.parse_args()
+    options = command.parse(parser)
+    command.no_overrides(options)
     if not 0 <= options.score <= 1:
         raise command.UsageError(f"--score {options.score}: it must be from 0 to 1")
     if options.out.exists() and not options.out.is_dir():

@@ -58,7 +58,8 @@ def config_file(tmp_path_factory):
 
 
 def parse(*arguments):
-    return flags.parse(["train.py", *arguments], "Trains.")
+    parsed = flags.parse(flags.parser("train.py", "Trains."), arguments)
+    return parsed and (parsed[0], parsed[1].workdir)
 
 
 def test_overrides_reach_the_config(config_file, tmp_path):

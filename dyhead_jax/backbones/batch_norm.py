@@ -1,14 +1,22 @@
 """Batch normalisation as detectors use it: fixed statistics, or statistics of the global batch."""
 
-from typing import Any
+from enum import StrEnum
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.config import choices
 from dyhead_jax.ops.conv import Conv, channel_sum, scale_shift
 
-MODES = ("frozen", "eval", "sync")
+
+class NormMode(StrEnum):
+    """See `BatchNorm`."""
+
+    FROZEN = "frozen"
+    EVAL = "eval"
+    SYNC = "sync"
 
 
 class BatchNorm(nn.Module):
@@ -22,10 +30,11 @@ class BatchNorm(nn.Module):
     Raises ValueError for another `norm`.
     """
 
-    norm: str = "eval"
+    norm: NormMode = NormMode.EVAL
     epsilon: float = 1e-5
     momentum: float = 0.1
     axis_name: str | None = None
+    is_norm: ClassVar = True
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         factor, shift = self.affine(x.shape[-1], x if train else None)
@@ -33,20 +42,19 @@ class BatchNorm(nn.Module):
 
     def folds(self, train: bool) -> bool:
         """Whether the norm is a fixed affine map, which a convolution before it can take in."""
-        return not (train and self.norm == "sync")
+        return not (train and self.norm == NormMode.SYNC)
 
     @nn.compact
     def affine(self, features: int, x: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """The norm as factor and shift, each (features,); x: the batch to take statistics of where norm is "sync"."""
-        if self.norm not in MODES:
-            raise ValueError(f"norm is {self.norm!r}; it may be {', '.join(map(repr, MODES))}")
+        choices.check("norm", self.norm, NormMode)
         scale: Any = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
         bias: Any = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
-        if self.norm == "frozen":
+        if self.norm == NormMode.FROZEN:
             scale, bias = jax.lax.stop_gradient(scale), jax.lax.stop_gradient(bias)
-        if self.norm == "sync" and x is not None:
+        if self.norm == NormMode.SYNC and x is not None:
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
+from dyhead_jax.backbones.batch_norm import BatchNorm, NormMode, conv_norm
 from dyhead_jax.ops.conv import Conv
 
 EPSILON, MOMENTUM = 1e-3, 0.01  # of batch norm
@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
     kernel: int
     stride: int
     expand: int
-    norm: str
+    norm: NormMode
     dtype: Any
     axis_name: str | None
 
@@ -81,7 +81,7 @@ class EfficientNetLite(nn.Module):
     is its k * k taps; norms at scale 1 and bias 0.
     """
 
-    norm: str = "eval"
+    norm: NormMode = NormMode.EVAL
     frozen_stages: int = 2
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -125,7 +125,7 @@ class EfficientNetLite(nn.Module):
             while first <= int(path[0].removeprefix("block_")):
                 first += STAGES[number].blocks
                 number += 1
-        return number <= self.frozen_stages or (self.norm == "frozen" and path[-1] in ("scale", "bias"))
+        return number <= self.frozen_stages or (self.norm == NormMode.FROZEN and path[-1] in ("scale", "bias"))
 
-    def _norm(self, stage: int) -> str:
-        return "frozen" if stage <= self.frozen_stages else self.norm
+    def _norm(self, stage: int) -> NormMode:
+        return NormMode.FROZEN if stage <= self.frozen_stages else self.norm

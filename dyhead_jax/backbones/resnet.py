@@ -6,13 +6,15 @@ torchvision and mmdetection 3: `layer1_0/conv1/kernel` is their `layer1.0.conv1.
 
 import functools
 import math
+from enum import StrEnum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.backbones.batch_norm import BatchNorm, conv_norm
+from dyhead_jax.backbones.batch_norm import BatchNorm, NormMode, conv_norm
+from dyhead_jax.config import choices
 from dyhead_jax.ops import backend
 from dyhead_jax.ops.conv import Conv, he_normal
 from dyhead_jax.ops.deform_conv import deform_conv
@@ -25,8 +27,21 @@ DEPTHS = {
     101: (True, (3, 4, 23, 3)),
     152: (True, (3, 8, 36, 3)),
 }
-STYLES = ("torch", "caffe")
-DEFORM = ("none", "v1", "v2")
+
+
+class Style(StrEnum):
+    """Where a bottleneck strides: in its 3x3 convolution, or in its first 1x1."""
+
+    TORCH = "torch"
+    CAFFE = "caffe"
+
+
+class Deform(StrEnum):
+    """Deformable convolutions with offsets, or with offsets and a mask."""
+
+    NONE = "none"
+    V1 = "v1"
+    V2 = "v2"
 
 
 def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
@@ -75,7 +90,7 @@ def split_offsets(raw: jax.Array, deform: str) -> tuple[jax.Array, jax.Array | N
     wider, since bfloat16 cannot hold a coordinate above 256."""
     raw = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
     offsets = raw[..., :18].reshape(*raw.shape[:3], 9, 2)
-    return offsets, jax.nn.sigmoid(raw[..., 18:]) if deform == "v2" else None
+    return offsets, jax.nn.sigmoid(raw[..., 18:]) if deform == Deform.V2 else None
 
 
 class BasicBlock(nn.Module):
@@ -83,7 +98,7 @@ class BasicBlock(nn.Module):
 
     planes: int
     stride: int
-    norm: str
+    norm: NormMode
     dtype: Any
     axis_name: str | None
 
@@ -109,10 +124,10 @@ class Bottleneck(nn.Module):
     planes: int
     inner: int
     stride: int
-    style: str
+    style: Style
     groups: int
-    deform: str
-    norm: str
+    deform: Deform
+    norm: NormMode
     dtype: Any
     axis_name: str | None
 
@@ -126,13 +141,13 @@ class Bottleneck(nn.Module):
             return conv_norm(convolution, norm(bn), y, train)
 
         outer = 4 * self.planes
-        first, second = (1, self.stride) if self.style == "torch" else (self.stride, 1)
+        first, second = (1, self.stride) if self.style == Style.TORCH else (self.stride, 1)
         y = nn.relu(layer(x, self.inner, 1, first, "conv1", "bn1"))
-        if self.deform == "none":
+        if self.deform == Deform.NONE:
             y = layer(y, self.inner, 3, second, "conv2", "bn2", self.groups)
         else:
             predicted = Conv(
-                18 if self.deform == "v1" else 27,
+                18 if self.deform == Deform.V1 else 27,
                 3,
                 second,
                 use_bias=True,
@@ -148,6 +163,10 @@ class Bottleneck(nn.Module):
             x = layer(x, outer, 1, self.stride, "downsample_conv", "downsample_bn")
         return nn.relu(x + y)
 
+    @property
+    def offset_parameters(self) -> tuple[str, ...]:
+        return () if self.deform == Deform.NONE else ("conv2_offset",)
+
 
 class ResNet(nn.Module):
     """ResNet or ResNeXt: images to the maps C2 to C5. The fields are those of `config.ResNetConfig`.
@@ -159,13 +178,13 @@ class ResNet(nn.Module):
     """
 
     depth: int = 50
-    style: str = "torch"
+    style: Style = Style.TORCH
     width: int = 64
     groups: int = 1
     group_width: int = 64
-    norm: str = "eval"
+    norm: NormMode = NormMode.EVAL
     frozen_stages: int = 1
-    deform: str = "none"
+    deform: Deform = Deform.NONE
     deform_stages: tuple[int, ...] = ()
     remat: bool = False
     dtype: Any = jnp.float32
@@ -200,7 +219,7 @@ class ResNet(nn.Module):
                     inner = planes
                     if self.groups > 1:
                         inner = math.floor(planes * (self.group_width / self.width)) * self.groups
-                    deform = self.deform if stage + 1 in self.deform_stages else "none"
+                    deform = self.deform if stage + 1 in self.deform_stages else Deform.NONE
                     block = cls(planes, inner, stride, self.style, self.groups, deform, **shared, name=name)
                 else:
                     block = cls(planes, stride, **shared, name=name)
@@ -214,19 +233,17 @@ class ResNet(nn.Module):
         """Whether the parameter at `path` below the backbone, such as ("layer1_0", "conv1", "kernel"), never trains."""
         stage = int(path[0][len("layer")]) if path[0].startswith("layer") else 0
         norm_affine = path[-1] == "scale" or (path[-1] == "bias" and not path[-2].endswith("_offset"))
-        return stage <= self.frozen_stages or (self.norm == "frozen" and norm_affine)
+        return stage <= self.frozen_stages or (self.norm == NormMode.FROZEN and norm_affine)
 
-    def _norm(self, stage: int) -> str:
-        return "frozen" if stage <= self.frozen_stages else self.norm
+    def _norm(self, stage: int) -> NormMode:
+        return NormMode.FROZEN if stage <= self.frozen_stages else self.norm
 
     def _check(self) -> None:
-        choices = (("depth", tuple(DEPTHS)), ("style", STYLES), ("deform", DEFORM))
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"backbone {name} is {getattr(self, name)!r}; it may be {', '.join(map(repr, allowed))}"
-                )
-        if not DEPTHS[self.depth][0] and (self.groups > 1 or self.deform != "none"):
+        if self.depth not in DEPTHS:
+            raise ValueError(f"backbone depth is {self.depth}; it may be {', '.join(map(str, DEPTHS))}")
+        choices.check("backbone style", self.style, Style)
+        choices.check("backbone deform", self.deform, Deform)
+        if not DEPTHS[self.depth][0] and (self.groups > 1 or self.deform != Deform.NONE):
             raise ValueError(f"backbone depth {self.depth} has no bottlenecks: groups must be 1 and deform 'none'")
         if not set(self.deform_stages) <= {2, 3, 4, 5}:
             raise ValueError(f"backbone deform_stages is {self.deform_stages}; the stages are 2, 3, 4, 5")

@@ -3,7 +3,7 @@
 Parameters follow the official order of channels in patch merging; `names` permutes mmdetection's.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,7 @@ class WindowAttention(nn.Module):
     heads: int
     window: int
     dtype: Any
+    position_parameters: ClassVar = ("relative_position_bias_table",)
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: np.ndarray | None) -> jax.Array:
@@ -232,6 +233,10 @@ class Swin(nn.Module):
                 x, c = jax.lax.stop_gradient((x, c))
             maps.append(c)
         return maps
+
+    @property
+    def position_parameters(self) -> tuple[str, ...]:
+        return ("absolute_pos_embed",) if self.absolute_position else ()
 
     def is_frozen(self, path: tuple[str, ...]) -> bool:
         """Whether the parameter at `path` below the backbone, such as ("layer0_1", "fc1", "kernel"), never trains."""

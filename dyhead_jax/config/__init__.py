@@ -2,8 +2,8 @@
 
 A config file is Python with `get_config() -> Config`. As the nodes are slotted dataclasses, a misspelt name dies in
 the file, and `--config.a.b=v` (ml_collections.config_flags) fails on the command line. The nodes `model.backbone`,
-`model.neck`, `model.dyhead`, `model.head` and `data.source` name a class in `module`; the other fields of such a
-node are the keyword arguments of that class (see `symbols.build`). `validate` runs after the overrides.
+`model.neck`, `model.dyhead` with its attentions, `model.head` and `data.source` name a class in `module`; the other
+fields of such a node are options of that class (see `nodes`). `validate` runs after the overrides.
 """
 
 from dyhead_jax.config.backbones import EfficientNetLiteConfig, ResNetConfig, SwinConfig
@@ -16,11 +16,13 @@ from dyhead_jax.config.detectors import (
     RepPointsConfig,
     RetinaNetConfig,
 )
+from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunConfig
+from dyhead_jax.config.nodes import make_node
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 from dyhead_jax.config.serialization import from_json, load_file, to_json
-from dyhead_jax.config.validation import ConfigError, validate
+from dyhead_jax.config.validation import validate
 
 __all__ = [
     "ATSSConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "SwinConfig",
     "from_json",
     "load_file",
+    "make_node",
     "to_json",
     "validate",
 ]

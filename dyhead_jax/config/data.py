@@ -1,7 +1,9 @@
 """The data: `config.data` and what `config.data.source` may be."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from dyhead_jax.config.nodes import Parent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +44,9 @@ class CocoRecordsConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class DataConfig:
+class DataConfig(Parent):
+    NODES: ClassVar = {"source": ("workdir",)}
+
     source: Any = field(default_factory=CocoFolderConfig)
     root: str = ""  # shorthand: when set, it replaces source.root
     canvases: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # (height, width) buckets

@@ -1,6 +1,9 @@
 """The detectors: what `config.model.head` may be."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dyhead_jax.config.nodes import Parent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +101,10 @@ class RepPointsConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class FasterRCNNConfig:
+class FasterRCNNConfig(Parent):
     """Faster R-CNN: region proposals, RoIAlign, two fully connected layers."""
+
+    NODES: ClassVar = {"task": ("features", "dtype")}
 
     module: str = "dyhead_jax.detectors.faster_rcnn:FasterRCNN"
     anchor_scale: float = 8.0  # anchor side in strides
@@ -125,7 +130,7 @@ class FasterRCNNConfig:
     roi_positive_fraction: float = 0.25  # of them, at most
     layers: int = 2  # fully connected ones after pooling, or attentions of `task` in their place
     fc_features: int = 1024
-    task: str = "none"  # import path of the attention in place of the fully connected layers, as the paper draws it
+    task: Any = "none"  # import path of the attention in place of the fully connected layers, as the paper draws it
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     delta_clamp: str = "upper"  # as in ATSSConfig
     train_in_padding: bool = True  # as in ATSSConfig

@@ -1,17 +1,28 @@
 """The experiment as a whole: `config` with `config.model`, `config.optim` and `config.run`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dyhead_jax.config.backbones import ResNetConfig
 from dyhead_jax.config.data import DataConfig
 from dyhead_jax.config.detectors import ATSSConfig
 from dyhead_jax.config.evaluation import EvaluationConfig
+from dyhead_jax.config.nodes import Parent
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 
 
 @dataclass(slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Parent):
+    NODES: ClassVar = {
+        "backbone": ("dtype", "axis_name"),
+        "neck": ("dtype", "axis_name"),
+        "dyhead": ("dtype", "axis_name"),
+        "head": (
+            "backbone", "neck", "dyhead", "num_classes", "pixel_mean", "pixel_std", "bgr", "pad_divisor", "dtype",
+            "axis_name",
+        ),
+    }  # fmt: skip
+
     num_classes: int = 80
     dtype: str = "float32"  # or "bfloat16"; coordinates, norms, pooled statistics and losses stay float32
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in the order of RGB, whatever `bgr` says
@@ -21,7 +32,7 @@ class ModelConfig:
     pretrained: str = ""  # of the backbone: a file of weights (`layouts`), or "efficientnet-lite0" (extra lite0)
     backbone: Any = field(default_factory=ResNetConfig)
     neck: Any = field(default_factory=FPNConfig)
-    dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
+    dyhead: Any = field(default_factory=DyHeadConfig)
     head: Any = field(default_factory=ATSSConfig)
 
 

@@ -1,9 +1,10 @@
-"""The command line of train.py: `--config=FILE --config.a.b=VALUE --workdir=DIR`, checked before anything starts.
+"""The options of a run: `--config=FILE --config.a.b=VALUE --workdir=DIR`, checked before anything starts.
 
 Values are parsed by `ml_collections.config_flags`; here names are looked up first, so that an error says which name is
 wrong and what was probably meant, and `--help` lists every option of a config file with what it is for.
 """
 
+import argparse
 import ast
 import dataclasses
 import difflib
@@ -11,75 +12,80 @@ import inspect
 import re
 import runpy
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from dyhead_jax import command
 from dyhead_jax import config as configs
 from dyhead_jax.command import UsageError
-from dyhead_jax.config import Config, ConfigError
+from dyhead_jax.config import Config, ConfigError, nodes
 
 
-def parse(argv: list[str], text: str) -> tuple[Config, Path] | None:
-    """The checked config and the workdir, or None when `--help` was asked for and printed.
+def parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser of the options of a run, to which a program may add its own; see `parse`."""
+    result = command.parser(prog, description, add_help=False)
+    result.add_argument("-h", "--help", action="store_true", help="with --config=FILE also its options")
+    result.add_argument("--config", metavar="FILE", help="a config file; --config.NAME=VALUE changes an option of it")
+    result.add_argument("--workdir", type=Path, metavar="DIR", help="the folder of the run")
+    return result
 
-    argv: with the program's name first. text: the first part of the help.
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> tuple[Config, argparse.Namespace] | None:
+    """The checked config and all options, or None when `--help` was asked for and printed.
+
+    parser: of `parser`; arguments: without the program's name, None takes the process's own.
     Raises UsageError for a wrong command line and ConfigError for a wrong config file or value.
     """
-    arguments = argv[1:]
-    path = _value(arguments, "config")
-    if any(argument in ("--help", "-help", "-h") for argument in arguments):
-        print(text.strip())
-        print(
-            "\n" + describe(load_file(path), Path(path.partition(":")[0]))
-            if path
-            else "\nWith --config=FILE, --help lists its options."
-        )
+    options = command.parse(parser, arguments)
+    if options.help:
+        print(parser.format_help().rstrip())
+        if options.config:
+            print("\n" + describe(load_file(options.config), Path(options.config.partition(":")[0])))
+        else:
+            print("\nWith --config=FILE, --help lists its options.")
         return None
-    if not path:
+    if not options.config:
         raise UsageError("--config=FILE is missing; configs/ has some (--help says more)")
-    config = load_file(path)
-    _check_names(config, arguments)
-    arguments = [argv[0], *_without(arguments, "config")]
-    values = flags.FlagValues()
-    # Not DEFINE_config_file, which would load the file a second time, by a deprecated way.
-    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=arguments)
-    flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
-    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    config = load_file(options.config)
     try:
-        rest = values(arguments)
-    except flags.Error as error:
-        raise UsageError(str(error)) from error
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not an option; options are --config, --config.<name>, --workdir and --debug")
-    if not values.workdir:
+        config = override(config, options.overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{options.config}: {error}") from error
+    if options.workdir is None:
         raise UsageError("--workdir=DIR is missing: the folder of the run (--help says more)")
-    config, workdir = values.config, Path(values.workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise UsageError(f"--workdir={workdir} is a file; it must be a folder, or a name that is free")
-    try:
-        configs.validate(config)
-    except TypeError as error:
-        raise ConfigError(f"{path}: a value has the wrong type: {error}") from error
-    flags.FLAGS(argv[:1])  # loader processes ask whether the global flags were parsed
-    return config, workdir
+    if options.workdir.exists() and not options.workdir.is_dir():
+        raise UsageError(f"--workdir={options.workdir} is a file; it must be a folder, or a name that is free")
+    flags.FLAGS(["program"])  # loader processes ask whether absl's own flags were parsed
+    return config, options
 
 
-def override(config: Config, arguments: list[str]) -> Config:
+def override(config: Config, arguments: Sequence[str]) -> Config:
     """`config` with the values of `arguments`, each `--config.<name>=<value>`, checked.
 
-    Raises UsageError for a wrong name or value and ConfigError for a config that no run can use.
+    An import path in the place of a node makes that node anew; its own options follow: `--config.model.dyhead.task=m:T
+    --config.model.dyhead.task.width=8`. Raises UsageError for a wrong name or value and ConfigError for a config that
+    no run can use.
     """
-    _check_names(config, arguments)
+    arguments = _set_nodes(config, arguments)
+    for argument in arguments:
+        _find(config, argument)
     values, line = flags.FlagValues(), ["", *arguments]
     config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=line)
     try:
         values(line)
     except flags.Error as error:
         raise UsageError(str(error)) from error
-    configs.validate(values.config)
+    try:
+        configs.validate(values.config)
+    except TypeError as error:
+        raise ConfigError(f"a value has the wrong type: {error}") from error
     return values.config
 
 
@@ -115,55 +121,65 @@ def describe(config: Config, path: Path) -> str:
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     lines = [f"{path}:", *(f"  {line}".rstrip() for line in doc.splitlines()), "", "Options and their values:", ""]
 
-    def add(node: Any, prefix: str) -> None:
-        comments = _comments(type(node))
+    def add(name: str, value: Any, comment: str | None) -> None:
+        text = f"  {name}={str(value).replace(' ', '')}"
+        lines.append(text if comment is None else f"{text:<58}  # {comment}")
+
+    def walk(node: Any, prefix: str) -> None:
+        comments = _comments(node)
         for field in dataclasses.fields(node):
             value, name = getattr(node, field.name), f"{prefix}.{field.name}"
+            comment = comments.get(field.name)
+            if nodes.is_node(value):
+                add(name, value.module, comment)
             if dataclasses.is_dataclass(value):
-                add(value, name)
-            else:
-                comment = comments.get(field.name)
-                text = f"  {name}={str(value).replace(' ', '')}"
-                lines.append(text if comment is None else f"{text:<58}  # {comment}")
+                walk(value, name)
+            elif not (field.name == "module" and nodes.is_node(node)):
+                add(name, value, comment)
 
-    add(config, "--config")
+    walk(config, "--config")
     return "\n".join(lines)
 
 
-def _value(arguments: list[str], name: str) -> str | None:
-    """The value of --name=value or --name value, the last one given."""
-    found = None
-    for i, argument in enumerate(arguments):
-        key, separator, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and key == name:
-            found = value if separator else next(iter(arguments[i + 1 : i + 2]), None)
-    return found
-
-
-def _without(arguments: list[str], name: str) -> list[str]:
-    kept, skip = [], False
+def _set_nodes(config: Config, arguments: Sequence[str]) -> list[str]:
+    """Sets the nodes among the arguments, outer ones first, and returns the others."""
+    found, rest = [], []
     for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in (f"-{name}", f"--{name}"):
-            skip = True
-        elif not argument.startswith((f"-{name}=", f"--{name}=")):
-            kept.append(argument)
-    return kept
-
-
-def _check_names(config: Config, arguments: list[str]) -> None:
-    for argument in arguments:
-        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if match is None:
-            continue
+        name, _, path = argument.removeprefix("--config.").partition("=")
+        *parents, last = name.removesuffix(".module").split(".")
+        known = argument.startswith("--config.") and path
+        (found if known and _is_place_of_node(config, parents, last) else rest).append((argument, parents, last, path))
+    for argument, parents, last, path in sorted(found, key=lambda item: len(item[1])):
         node: Any = config
-        for name in match[1].split("."):
-            if not dataclasses.is_dataclass(node):
-                raise UsageError(f"--config.{match[1]}: there is nothing below {name!r}")
-            if name not in _names(node):
-                raise UsageError(f"--config.{match[1]}: {_unknown(node, name)}")
+        for name in parents:
             node = getattr(node, name)
+        try:
+            setattr(node, last, path)
+        except ConfigError as error:
+            raise ConfigError(f"{argument.partition('=')[0]}: {error}") from error
+    return [argument for argument, *_ in rest]
+
+
+def _is_place_of_node(config: Config, parents: Sequence[str], last: str) -> bool:
+    node: Any = config
+    for name in parents:
+        if not dataclasses.is_dataclass(node) or name not in _names(node):
+            return False
+        node = getattr(node, name)
+    return isinstance(node, nodes.Parent) and last in node.NODES
+
+
+def _find(config: Config, argument: str) -> None:
+    """Raises UsageError unless the config has what the argument names."""
+    match = re.match(r"--(?:no)?config\.([^=]*)", argument)
+    assert match is not None
+    node: Any = config
+    for name in match[1].split("."):
+        if not dataclasses.is_dataclass(node):
+            raise UsageError(f"--config.{match[1]}: there is nothing below {name!r}")
+        if name not in _names(node):
+            raise UsageError(f"--config.{match[1]}: {_unknown(node, name)}")
+        node = getattr(node, name)
 
 
 def _names(node: Any) -> list[str]:
@@ -187,9 +203,14 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _comments(node: type) -> dict[str, str]:
+def _comments(node: Any) -> dict[str, str]:
+    """The comments beside the fields of a config class, or of the class that a node was made from."""
+    owner = type(node)
+    if isinstance(node, nodes.Options):
+        owner = nodes.target_of(node)
+        owner = owner.func if isinstance(owner, partial) else owner
     try:
-        source = inspect.getsource(node)
-    except (OSError, TypeError):  # a class without a file
-        return {}
+        source = inspect.getsource(owner) if isinstance(owner, type) else ""
+    except OSError:  # a class without a file
+        source = ""
     return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))

@@ -1,6 +1,9 @@
 """Between backbone and predictors: `config.model.neck` and `config.model.dyhead`."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dyhead_jax.config.nodes import Parent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,22 +19,28 @@ class FPNConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class DyHeadConfig:
-    """The stack of blocks between neck and predictors."""
+class DyHeadConfig(Parent):
+    """The stack of blocks between neck and predictors.
+
+    block, spatial, scale, task: an import path, which becomes a node with the options of the class that it names. The
+    fields from `features` on are handed down to all of them (`dyhead.head.HANDED_DOWN`).
+    """
+
+    NODES: ClassVar = dict.fromkeys(("block", "spatial", "scale", "task"), "dyhead_jax.dyhead.head:HANDED_DOWN")
 
     module: str = "dyhead_jax.dyhead.head:DyHead"
     num_blocks: int = 6  # 0 for a detector without DyHead
+    block: Any = "dyhead_jax.dyhead.head:DyHeadBlock"
+    spatial: Any = "dyhead_jax.dyhead.spatial:SpatialAttention"  # "none": plain 3x3 convolutions
+    scale: Any = "dyhead_jax.dyhead.scale:ScaleAttention"  # "none": plain mean
+    task: Any = "dyhead_jax.dyhead.task:TaskAttention"  # "none": ReLU
+    remat: bool = False  # recompute each block in the backward pass
+    valid_area: bool = False  # means and norms over the image's own cells; False: padding takes part, as in references
+    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features; slow on a CPU
     features: int = 256
-    block: str = "dyhead_jax.dyhead.head:DyHeadBlock"
-    spatial: str = "dyhead_jax.dyhead.spatial:SpatialAttention"  # "none": plain 3x3 convolutions
-    scale: str = "dyhead_jax.dyhead.scale:ScaleAttention"  # "none": plain mean
-    task: str = "dyhead_jax.dyhead.task:TaskAttention"  # "none": ReLU
     coarse_offsets: str = "flat"  # "flat" (as every published AP), "crop", "resize", "upsample_first"
     norm_groups: int = 16
     norm_scale: float = 1.0  # initial scale of the GroupNorms; short trainings: 2 sqrt(3), see DyHead
     dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
     lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
     implementation: str = "auto"  # of deform_conv
-    remat: bool = False  # recompute each block in the backward pass
-    valid_area: bool = False  # means and norms over the image's own cells; False: padding takes part, as in references
-    scan: bool = False  # one compiled block, scanned; needs neck features == dyhead features; slow on a CPU

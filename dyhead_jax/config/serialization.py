@@ -5,14 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax.config import import_path
+from dyhead_jax.config import import_path, nodes
+from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.experiment import Config
-from dyhead_jax.config.validation import ConfigError
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON; each node says its class, so that `from_json` gives back an equal config."""
-    return json.dumps(_encode(config), indent=2)
+    """The config as JSON, from which `from_json` makes an equal one.
+
+    A node says its class, or, where that was made from what it configures (`nodes.make_node`), the import path of that.
+    Raises ConfigError, with the field's name, for what cannot be read back: a class that is defined in a config file,
+    or a value that is no number, text or tuple of such.
+    """
+    return json.dumps(_encode(config, "config"), indent=2)
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
@@ -35,11 +40,15 @@ def load_file(path: str | Path) -> Config:
     return from_json(path.read_text(), str(path))
 
 
-def _encode(node: Any) -> Any:
-    if not dataclasses.is_dataclass(node):
-        return node
-    fields = {f.name: _encode(getattr(node, f.name)) for f in dataclasses.fields(node)}
-    return {"class": _import_path(type(node)), **fields}
+def _encode(value: Any, name: str) -> Any:
+    if not dataclasses.is_dataclass(value):
+        if not nodes.is_plain(value):
+            raise ConfigError(
+                f"{name} is {value!r}, a {type(value).__name__}; a config holds numbers, text and tuples of such"
+            )
+        return value
+    fields = {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}") for f in dataclasses.fields(value)}
+    return fields if isinstance(value, nodes.Options) else {"class": _path_of_class(type(value), name), **fields}
 
 
 def _decode(tree: Any, where: str) -> Any:
@@ -47,17 +56,32 @@ def _decode(tree: Any, where: str) -> Any:
         return tuple(_decode(v, where) for v in tree)
     if not isinstance(tree, dict):
         return tree
-    cls = import_path.load(str(tree.get("class")))
+    if "class" not in tree:  # a node's options, for its parent to make the node from
+        return {k: _decode(v, where) for k, v in tree.items()}
+    cls = import_path.load(str(tree["class"]))
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ConfigError(f"{where}: {tree.get('class')!r} is not a config class")
+        raise ConfigError(f"{where}: {tree['class']!r} is not a config class")
     names = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(tree) - names - {"class"})
     if unknown:
         raise ConfigError(f"{where}: {cls.__name__} has no field {', '.join(unknown)}")
-    return cls(**{k: _decode(v, where) for k, v in tree.items() if k != "class"})
+    try:
+        return cls(**{k: _decode(v, where) for k, v in tree.items() if k != "class"})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _import_path(cls: type) -> str:
+def _path_of_class(cls: type, name: str) -> str:
     """Classes of this package go by its own name, so that files outlive a move from one of its modules to another."""
-    module = __package__ if cls.__module__.startswith(f"{__package__}.") else cls.__module__
-    return f"{module}:{cls.__name__}"
+    own = cls.__module__.startswith(f"{__package__}.")
+    path = f"{__package__ if own else cls.__module__}:{cls.__name__}"
+    try:
+        found = import_path.load(path)
+    except ConfigError:
+        found = None
+    if found is not cls:
+        raise ConfigError(
+            f"{name} is a {cls.__name__}, which cannot be imported as {path}; define it in a module, not in the config"
+            " file, as evaluation and resumption read it back"
+        )
+    return path

@@ -1,109 +1,144 @@
-"""What types cannot check: `validate` runs after the overrides of a command line."""
+"""What types cannot check: `validate` runs after the overrides of a command line, before anything else is done."""
 
-from dyhead_jax.config import import_path
-from dyhead_jax.config.backbones import ResNetConfig
-from dyhead_jax.config.detectors import ATSSConfig, FasterRCNNConfig, FCOSConfig
+import dataclasses
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from dyhead_jax.config import choices, import_path, nodes
+from dyhead_jax.config.data import DataConfig
+from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.evaluation import EvaluationConfig
-from dyhead_jax.config.experiment import Config
-from dyhead_jax.config.pyramid import FPNConfig
+from dyhead_jax.config.experiment import Config, ModelConfig
+from dyhead_jax.config.pyramid import DyHeadConfig
+from dyhead_jax.config.serialization import to_json
 
-
-class ConfigError(ValueError):
-    """A value that no run can use; the message names the field."""
+CHOICES = {
+    "model.dtype": choices.Dtype,
+    "optim.name": choices.Optimizer,
+    "optim.schedule": choices.Schedule,
+    "run.parallel": choices.ParallelKind,
+    "evaluation.merge": choices.Merge,
+}
+ABOVE_ZERO = (
+    "model.num_classes", "model.pad_divisor", "data.batch_size", "data.eval_batch_size", "data.max_boxes",
+    "data.long_side", "optim.learning_rate", "optim.accumulate", "run.steps", "run.log_every", "run.checkpoint_every",
+    "run.max_to_keep", "run.shard_state", "evaluation.max_detections",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "seed", "data.min_box_side", "data.color_jitter", "data.workers", "optim.base_batch_size", "optim.backbone_rate",
+    "optim.offset_rate", "optim.bias_rate", "optim.weight_decay", "optim.warmup_steps", "optim.warmup_start",
+    "optim.clip_norm", "run.eval_every", "run.figure_images",
+)  # fmt: skip
+FRACTIONS = ("data.flip", "optim.momentum")  # from 0 to 1
 
 
 def validate(config: Config) -> None:
-    """Checks what types cannot; raises ConfigError with the field's name and what it may be."""
-    model, data, optim, run = config.model, config.data, config.optim, config.run
-    choices = [
-        ("model.dtype", model.dtype, ("float32", "bfloat16")),
-        ("model.dyhead.coarse_offsets", model.dyhead.coarse_offsets, ("flat", "crop", "resize", "upsample_first")),
-        ("model.dyhead.lineage", model.dyhead.lineage, ("official", "mmdet", "mmdet_simple")),
-        ("optim.name", optim.name, ("sgd", "adamw")),
-        ("optim.schedule", optim.schedule, ("step", "cosine", "constant")),
-        ("run.parallel", run.parallel, ("pmap", "jit", "single")),
-        ("evaluation.merge", config.evaluation.merge, ("nms", "vote")),
-    ]
-    if isinstance(model.backbone, ResNetConfig):
-        choices += [
-            ("model.backbone.depth", model.backbone.depth, (18, 34, 50, 101, 152)),
-            ("model.backbone.style", model.backbone.style, ("torch", "caffe")),
-            ("model.backbone.norm", model.backbone.norm, ("frozen", "eval", "sync")),
-            ("model.backbone.deform", model.backbone.deform, ("none", "v1", "v2")),
-        ]
-    if isinstance(model.head, ATSSConfig):
-        choices += [
-            ("model.head.giou_eps", model.head.giou_eps, ("added", "floor")),
-            ("model.head.delta_clamp", model.head.delta_clamp, ("upper", "both")),
-            ("model.head.rank_by", model.head.rank_by, ("product", "class")),
-            ("model.head.clip_boxes", model.head.clip_boxes, ("after", "before")),
-        ]
-    if isinstance(model.head, FCOSConfig):
-        choices += [
-            ("model.head.distance", model.head.distance, ("exp", "relu")),
-            ("model.head.centerness_on", model.head.centerness_on, ("class", "box")),
-            ("model.head.box_loss", model.head.box_loss, ("iou", "giou")),
-        ]
-        if isinstance(model.neck, FPNConfig) and len(model.head.level_limits) != model.neck.levels - 1:
-            raise ConfigError(
-                f"config.model.head.level_limits has {len(model.head.level_limits)} values;"
-                f" config.model.neck.levels {model.neck.levels} needs {model.neck.levels - 1}"
-            )
-    if isinstance(model.head, FasterRCNNConfig):
-        choices.append(("model.head.delta_clamp", model.head.delta_clamp, ("upper", "both")))
-    if isinstance(model.neck, FPNConfig):
-        choices.append(("model.neck.extra", model.neck.extra, ("p5", "c5", "pool")))
-    for name, value, allowed in choices:
-        if value not in allowed:
-            raise ConfigError(f"config.{name} is {value!r}; it may be {', '.join(map(repr, allowed))}")
-    positive = [
-        ("model.num_classes", model.num_classes),
-        ("model.dyhead.norm_scale", model.dyhead.norm_scale),
-        ("data.batch_size", data.batch_size),
-        ("data.eval_batch_size", data.eval_batch_size),
-        ("data.max_boxes", data.max_boxes),
-        ("data.long_side", data.long_side),
-        ("optim.learning_rate", optim.learning_rate),
-        ("optim.accumulate", optim.accumulate),
-        ("run.steps", run.steps),
-        ("run.log_every", run.log_every),
-        ("run.checkpoint_every", run.checkpoint_every),
-        ("run.max_to_keep", run.max_to_keep),
-        ("run.shard_state", run.shard_state),
-        ("evaluation.max_detections", config.evaluation.max_detections),
-    ]
-    for name, value in positive:
-        if not value > 0:
-            raise ConfigError(f"config.{name} is {value!r}; it must be above 0")
+    """Raises ConfigError with the field's name and what it may be.
+
+    Checks numbers and choices, that every node fits the class that it names, and that the config survives the way
+    through config.json.
+    """
+    for name, allowed in CHOICES.items():
+        choices.check(f"config.{name}", _value(config, name), allowed, ConfigError)
+    for name in ABOVE_ZERO:
+        if not _value(config, name) > 0:
+            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be above 0")
+    for name in NOT_NEGATIVE:
+        if not _value(config, name) >= 0:
+            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be at least 0")
+    for name in FRACTIONS:
+        if not 0 <= _value(config, name) <= 1:
+            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be from 0 to 1")
+    _check_data(config.data)
+    _check_scales(config.evaluation)
+    optim, run = config.optim, config.run
+    if not 0 <= optim.ema < 1:
+        raise ConfigError(f"config.optim.ema is {optim.ema!r}; it must be at least 0 and below 1")
+    window = run.profile_steps
+    if window and (len(window) != 2 or not 0 < window[0] <= window[1]):
+        raise ConfigError(f"config.run.profile_steps is {window!r}; it must be () or 0 < first <= last")
+    if config.data.batch_size % optim.accumulate:
+        raise ConfigError(
+            f"config.data.batch_size {config.data.batch_size} is not a multiple of config.optim.accumulate"
+            f" {optim.accumulate}"
+        )
+    for name, node in all_nodes(config):
+        _check_node(name, node)
+    _check_levels(config.model)
+    if isinstance(config.model.dyhead, DyHeadConfig):
+        _check_handed_down(config.model.dyhead)
+    to_json(config)
+
+
+def all_nodes(value: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
+    """Every node of a config, with its name."""
+    if nodes.is_node(value):
+        yield name, value
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from all_nodes(getattr(value, field.name), f"{name}.{field.name}")
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _check_node(name: str, node: Any) -> None:
+    """The options of a node are those of its class; where that declares a StrEnum for one, it is one of its words."""
+    if node.module == nodes.OFF:
+        return
+    try:
+        options, target = nodes.options_of(node), import_path.load(node.module)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    hints = import_path.hints(target)
+    for option, value in options.items():
+        if option in hints and isinstance(hints[option], type) and issubclass(hints[option], StrEnum):
+            choices.check(f"{name}.{option}", value, hints[option], ConfigError)
+
+
+def _check_levels(model: ModelConfig) -> None:
+    limits, levels = (getattr(model.head, "level_limits", None), getattr(model.neck, "levels", None))
+    if limits is not None and levels is not None and len(limits) != levels - 1:
+        raise ConfigError(
+            f"config.model.head.level_limits has {len(limits)} values; config.model.neck.levels {levels} needs"
+            f" {levels - 1}"
+        )
+
+
+def _check_handed_down(dyhead: DyHeadConfig) -> None:
+    """What was set for the attentions reaches at least one of them."""
+    if not dyhead.norm_scale > 0:
+        raise ConfigError(f"config.model.dyhead.norm_scale is {dyhead.norm_scale!r}; it must be above 0")
+    if dyhead.block != DyHeadConfig().block:
+        return  # another block hands down what it likes
+    defaults = DyHeadConfig()
+    parts = {name: nodes.target_of(getattr(dyhead, name)) for name in ("spatial", "scale", "task")}
+    if parts["spatial"] is None:
+        return  # plain convolutions in its place take some
+    for name in nodes.handed_down(DyHeadConfig, "spatial"):
+        if name == "dtype" or getattr(dyhead, name) == getattr(defaults, name):
+            continue
+        if not any(name in import_path.parameters(part) for part in parts.values() if part is not None):
+            known = ", ".join(f"{kind} {node.module}" for kind in parts if (node := getattr(dyhead, kind)))
+            raise ConfigError(f"config.model.dyhead.{name} is set, but no attention has a field {name!r} ({known})")
+
+
+def _check_data(data: DataConfig) -> None:
     if not data.canvases:
         raise ConfigError("config.data.canvases is empty; give at least one (height, width)")
     for canvas in data.canvases:
         if len(canvas) != 2 or min(canvas) <= 0:
             raise ConfigError(f"config.data.canvases has {canvas!r}; a canvas is (height, width)")
-    _check_scales(config.evaluation)
+    if not data.short_side or min(data.short_side) <= 0:
+        raise ConfigError(f"config.data.short_side is {data.short_side!r}; give one or more sides above 0")
     low, high = data.scale_jitter
     if not 0 < low <= high:
         raise ConfigError(f"config.data.scale_jitter is {data.scale_jitter!r}; it must be 0 < low <= high")
-    if not 0 <= optim.ema < 1:
-        raise ConfigError(f"config.optim.ema is {optim.ema!r}; it must be at least 0 and below 1")
-    if optim.base_batch_size < 0:
-        raise ConfigError(f"config.optim.base_batch_size is {optim.base_batch_size}; it must be at least 0")
-    window = run.profile_steps
-    if window and (len(window) != 2 or not 0 < window[0] <= window[1]):
-        raise ConfigError(f"config.run.profile_steps is {window!r}; it must be () or 0 < first <= last")
-    if data.batch_size % optim.accumulate:
-        raise ConfigError(
-            f"config.data.batch_size {data.batch_size} is not a multiple of config.optim.accumulate {optim.accumulate}"
-        )
-    for name in ("block", "spatial", "scale", "task"):
-        path = getattr(model.dyhead, name)
-        if path != "none":
-            _load(f"model.dyhead.{name}", path)
-    if isinstance(model.head, FasterRCNNConfig) and model.head.task != "none":
-        _load("model.head.task", model.head.task)
-    for name, node in (("backbone", model.backbone), ("neck", model.neck), ("head", model.head)):
-        _load(f"model.{name}.module", node.module)
-    _load("data.source.module", data.source.module)
 
 
 def _check_scales(evaluation: EvaluationConfig) -> None:
@@ -119,10 +154,3 @@ def _check_scales(evaluation: EvaluationConfig) -> None:
             raise ConfigError(f"config.evaluation.size_ranges has {limits!r}; a range is (low, high)")
     if not 0 < evaluation.merge_threshold <= 1:
         raise ConfigError(f"config.evaluation.merge_threshold is {evaluation.merge_threshold!r}; an IoU is from 0 to 1")
-
-
-def _load(name: str, path: str) -> None:
-    try:
-        import_path.load(path)
-    except import_path.SymbolError as error:
-        raise ConfigError(f"config.{name}: {error}") from error

@@ -20,7 +20,8 @@ def _main() -> None:
     parser.add_argument("data_set", choices=["coco"])
     parser.add_argument("--source", type=Path, required=True, help="folder with the zips, or with what is in them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
-    options = parser.parse_args()
+    options = command.parse(parser)
+    command.no_overrides(options)
 
     from dyhead_jax.data.packing.coco_release import SPLITS
     from dyhead_jax.data.packing.shards import prepare_coco

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dyhead_jax.config import DataConfig, import_path
+from dyhead_jax.config import DataConfig, nodes
 
 
 class DataError(ValueError):
@@ -80,7 +80,7 @@ class Split(Protocol):
 
 
 class Source(Protocol):
-    """Made by `import_path.build(config.data.source, workdir=...)`."""
+    """Made by `nodes.build(config.data.source, workdir=...)`."""
 
     def split(self, name: str) -> Split:
         """name: "train" or "val". Raises DataError."""
@@ -99,4 +99,4 @@ def make_source(data: DataConfig, workdir: str | Path) -> Source:
             node = replace(node, root=data.root)
         except TypeError as error:
             raise DataError(f"config.data.root is set, but {type(node).__name__} has no field 'root'") from error
-    return import_path.build(node, workdir=Path(workdir))
+    return nodes.build(node, workdir=Path(workdir))

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dyhead_jax.config import ModelConfig, import_path
+from dyhead_jax.config import ModelConfig, nodes
 
 
 def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
@@ -15,10 +15,10 @@ def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
     Raises SymbolError when an import path of the config leads nowhere.
     """
     dtype = jnp.dtype(model.dtype)
-    backbone = import_path.build(model.backbone, dtype=dtype, axis_name=axis_name)
-    neck = import_path.build(model.neck, dtype=dtype)
-    dyhead = import_path.build(model.dyhead, dtype=dtype)
-    return import_path.build(
+    backbone = nodes.build(model.backbone, dtype=dtype, axis_name=axis_name)
+    neck = nodes.build(model.neck, dtype=dtype)
+    dyhead = nodes.build(model.dyhead, dtype=dtype)
+    return nodes.build(
         model.head,
         backbone=backbone,
         neck=neck,

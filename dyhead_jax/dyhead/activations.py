@@ -1,18 +1,28 @@
 """The hard sigmoid of both public lineages, and PyTorch's default initialisation, which the official code leans on."""
 
 import math
+from enum import StrEnum
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 
-def hard_sigmoid(x: jax.Array, lineage: str = "official") -> jax.Array:
+class Lineage(StrEnum):
+    """Whose initial weights and whose gradient of the hard sigmoid: the official code's, or mmdetection's, whose simple
+    config starts with an offset convolution of zeros."""
+
+    OFFICIAL = "official"
+    MMDET = "mmdet"
+    MMDET_SIMPLE = "mmdet_simple"
+
+
+def hard_sigmoid(x: jax.Array, lineage: str = Lineage.OFFICIAL) -> jax.Array:
     """min(max(x + 3, 0), 6) / 6, any shape.
 
-    The lineages differ in the gradient exactly at -3 and 3: "official" (ReLU6) gives 0, "mmdet" (clamp) gives 1/6.
+    The lineages differ in the gradient exactly at -3 and 3: the official code (ReLU6) has 0, mmdetection (clamp) 1/6.
     """
-    inside = (x > -3) & (x < 3) if lineage == "official" else (x >= -3) & (x <= 3)
+    inside = (x > -3) & (x < 3) if lineage == Lineage.OFFICIAL else (x >= -3) & (x <= 3)
     return jnp.where(inside, (x + 3.0) / 6.0, jnp.where(x > 0, 1.0, 0.0).astype(x.dtype))
 
 

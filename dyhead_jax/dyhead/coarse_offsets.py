@@ -6,10 +6,17 @@ AP was trained that way ("flat"), so it is the default; the other choices say wh
 Public threads: microsoft/DynamicHead#25, microsoft/GLIP#52 and #62, open-mmlab/mmdetection#11146.
 """
 
+from enum import StrEnum
+
 import jax
 import jax.numpy as jnp
 
-CHOICES = ("flat", "crop", "resize", "upsample_first")
+
+class CoarseOffsets(StrEnum):
+    FLAT = "flat"
+    CROP = "crop"
+    RESIZE = "resize"
+    UPSAMPLE_FIRST = "upsample_first"
 
 
 def flat(offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:

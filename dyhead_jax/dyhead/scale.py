@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.dyhead.activations import hard_sigmoid
+from dyhead_jax.dyhead.activations import Lineage, hard_sigmoid
 from dyhead_jax.dyhead.valid_area import pooled
 from dyhead_jax.ops.pixels import spread
 
@@ -19,7 +19,7 @@ class ScaleAttention(nn.Module):
     Source: paper equation 3; official code `AttnConv` (which uses (x+3)/6 where the paper has (x+1)/2).
     """
 
-    lineage: str = "official"
+    lineage: Lineage = Lineage.OFFICIAL
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -28,7 +28,7 @@ class ScaleAttention(nn.Module):
         gate = nn.Dense(1, kernel_init=nn.initializers.normal(0.01), name="gate")
         total: Any = 0.0
         for f in candidates:
-            weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage.split("_")[0])
+            weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage)
             by_channel = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
             total = total + spread(by_channel, (f.shape[1], f.shape[2])) * f
         return total / len(candidates)

@@ -1,13 +1,15 @@
 """Spatial-aware attention, pi_S: deformable sampling of a level and its two neighbours with one set of offsets."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.dyhead import coarse_offsets
-from dyhead_jax.dyhead.activations import torch_uniform
+from dyhead_jax.config import choices
+from dyhead_jax.dyhead.activations import Lineage, torch_uniform
+from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets, for_coarser
 from dyhead_jax.dyhead.valid_area import normed
 from dyhead_jax.ops.conv import Conv
 from dyhead_jax.ops.deform_conv import Call, deform_conv_calls
@@ -24,7 +26,7 @@ class SpatialAttention(nn.Module):
     and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. The convolution of a
     kind runs over all levels in one loop; all kinds read one table of the maps. Offsets, masks and norms are float32.
 
-    features: output channels; coarse_offsets: see `coarse_offsets.CHOICES`; norm_groups: of GroupNorm, eps 1e-5, whose
+    features: output channels; coarse_offsets: see `coarse_offsets`; norm_groups: of GroupNorm, eps 1e-5, whose
     scale starts at norm_scale (1 in the references; see `DyHead`);
     dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
     lineage: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
@@ -33,13 +35,14 @@ class SpatialAttention(nn.Module):
     """
 
     features: int = 256
-    coarse_offsets: str = "flat"
+    coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0
     dcn_bias: bool = True
-    lineage: str = "official"
+    lineage: Lineage = Lineage.OFFICIAL
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
+    offset_parameters: ClassVar = ("offset",)
 
     @nn.compact
     def __call__(self, pyramid: list[jax.Array], valid: Valid = None) -> list[list[jax.Array]]:
@@ -48,17 +51,16 @@ class SpatialAttention(nn.Module):
 
         Raises ValueError when coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
         """
-        if self.coarse_offsets not in coarse_offsets.CHOICES:
-            raise ValueError(f"coarse_offsets is {self.coarse_offsets!r}; it may be {coarse_offsets.CHOICES}")
+        choices.check("coarse_offsets", self.coarse_offsets, CoarseOffsets)
         check_halving(pyramid)
         offsets, masks = self._predict(pyramid)
         levels = len(pyramid)
         calls = {"mid": self._call("mid", pyramid, range(levels), offsets, masks, stride=1)}
         if levels > 1:
             calls["low"] = self._call("low", pyramid, range(levels - 1), offsets[1:], masks[1:], stride=2)
-            if self.coarse_offsets != "upsample_first":
+            if self.coarse_offsets != CoarseOffsets.UPSAMPLE_FIRST:
                 fitted = [
-                    coarse_offsets.for_coarser(self.coarse_offsets, offset, mask, (x.shape[1], x.shape[2]))
+                    for_coarser(self.coarse_offsets, offset, mask, (x.shape[1], x.shape[2]))
                     for offset, mask, x in zip(offsets[:-1], masks[:-1], pyramid[1:], strict=True)
                 ]
                 small = [offset for offset, _ in fitted], [mask for _, mask in fitted]
@@ -72,7 +74,7 @@ class SpatialAttention(nn.Module):
         sizes = [(x.shape[1], x.shape[2]) for x in pyramid[:-1]]
         for level, low in enumerate(self._normed("low", found["low"], coarser)):
             candidates[level + 1].append(low)
-        if self.coarse_offsets == "upsample_first":
+        if self.coarse_offsets == CoarseOffsets.UPSAMPLE_FIRST:
             maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes, strict=True)]
             call = self._call("high", maps, range(levels - 1), offsets[:-1], masks[:-1], stride=1)
             highs = self._normed("high", self._deform(maps, [call])[0], finer)
@@ -85,11 +87,11 @@ class SpatialAttention(nn.Module):
 
     def _predict(self, pyramid: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         """Offsets (b, h, w, 9, 2) and masks (b, h, w, 9) of each level."""
-        if self.lineage == "official":
+        if self.lineage == Lineage.OFFICIAL:
             kernel = bias = torch_uniform(TAPS * pyramid[0].shape[-1])
         else:
             bias = nn.initializers.zeros
-            kernel = bias if self.lineage == "mmdet_simple" else nn.initializers.normal(0.01)
+            kernel = bias if self.lineage == Lineage.MMDET_SIMPLE else nn.initializers.normal(0.01)
         conv = Conv(3 * TAPS, 3, use_bias=True, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name="offset")
         offsets, masks = [], []
         for x in pyramid:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.dyhead.activations import hard_sigmoid, torch_uniform
+from dyhead_jax.dyhead.activations import Lineage, hard_sigmoid, torch_uniform
 from dyhead_jax.dyhead.valid_area import pooled
 from dyhead_jax.ops.pixels import spread
 
@@ -19,7 +19,7 @@ class TaskAttention(nn.Module):
     """
 
     reduction: int = 4
-    lineage: str = "official"
+    lineage: Lineage = Lineage.OFFICIAL
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -29,13 +29,13 @@ class TaskAttention(nn.Module):
         hidden = max(channels // self.reduction, 1)
 
         def dense(features: int, fan_in: int, name: str) -> nn.Dense:
-            if self.lineage == "official":
+            if self.lineage == Lineage.OFFICIAL:
                 return nn.Dense(features, kernel_init=torch_uniform(fan_in), bias_init=torch_uniform(fan_in), name=name)
             return nn.Dense(features, kernel_init=nn.initializers.normal(0.01), name=name)
 
         squeezed = nn.relu(dense(hidden, channels, "squeeze")(pooled(x, valid)))
         expanded = dense(4 * channels, hidden, "expand")(squeezed)
-        theta = hard_sigmoid(expanded, self.lineage.split("_")[0]) - 0.5
+        theta = hard_sigmoid(expanded, self.lineage) - 0.5
         a1, b1, a2, b2 = jnp.split(theta.astype(x.dtype), 4, axis=-1)
         a1, b1, a2, b2 = (spread(v, (x.shape[1], x.shape[2])) for v in (a1 * 2 + 1, b1, a2 * 2, b2))
         return jnp.maximum(x * a1 + b1, x * a2 + b2)

@@ -11,7 +11,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.config import import_path
+from dyhead_jax.config import nodes
 from dyhead_jax.measure import block
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.timing import compiled, with_gradients
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     common.check(options)
     programs, chosen = [], common.configs(options)
     for name, config in chosen:
-        head = import_path.build(config.model.dyhead, dtype=jnp.dtype(config.model.dtype))
+        head = nodes.build(config.model.dyhead, dtype=jnp.dtype(config.model.dtype))
         pyramid = random_pyramid(config)
         variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
         programs.append(compiled(f"{name} forward", head.apply, variables, pyramid))

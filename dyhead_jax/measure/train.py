@@ -40,13 +40,16 @@ def program(name: str, config: Config) -> Program:
 def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainState]]:
     """The step that sees the whole batch, and the function that makes the state before the first one."""
     model = detectors.build(config.model)
-    optimizer = optim.make_optimizer(config.optim, config.run.steps)
+    parameters = steps.survey(model, (64, 64))
+    optimizer = optim.make_optimizer(config.optim, config.run.steps, parameters)
     schedule = optim.make_schedule(config.optim, config.run.steps)
-    step = steps.make_train_step(model, optimizer, schedule, accumulate=config.optim.accumulate, ema=config.optim.ema)
+    step = steps.make_train_step(
+        model, optimizer, schedule, parameters, accumulate=config.optim.accumulate, ema=config.optim.ema
+    )
 
     def first() -> steps.TrainState:
         variables = steps.init_variables(model, jax.random.key(0), (64, 64))
-        return steps.create_state(model, optimizer, variables, ema=config.optim.ema)
+        return steps.create_state(parameters, optimizer, variables, ema=config.optim.ema)
 
     return step, first
 

@@ -1,15 +1,23 @@
 """Feature pyramid network (Lin et al. 2017), with the extra levels of RetinaNet, FCOS and Faster R-CNN."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.config import choices
 from dyhead_jax.ops.conv import Conv
 
-EXTRA = ("p5", "c5", "pool")
+
+class Extra(StrEnum):
+    """What the extra levels come from."""
+
+    P5 = "p5"
+    C5 = "c5"
+    POOL = "pool"
 
 
 def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -39,7 +47,7 @@ class FPN(nn.Module):
     features: int = 256
     start: int = 1
     levels: int = 5
-    extra: str = "p5"
+    extra: Extra = Extra.P5
     relu_before_extra: bool = False
     dtype: Any = jnp.float32
 
@@ -50,8 +58,7 @@ class FPN(nn.Module):
             raise ValueError(f"neck start is {self.start}; the backbone gives {len(maps)} maps, counted from 0")
         if self.levels < 1:
             raise ValueError(f"neck levels is {self.levels}; a pyramid has at least 1")
-        if self.extra not in EXTRA:
-            raise ValueError(f"neck extra is {self.extra!r}; it may be {', '.join(map(repr, EXTRA))}")
+        choices.check("neck extra", self.extra, Extra)
         used = maps[self.start :]
         merged = [self._conv(1, 1, f"lateral_{i}")(c) for i, c in enumerate(used)]
         for i in range(len(merged) - 2, -1, -1):
@@ -59,10 +66,10 @@ class FPN(nn.Module):
             merged[i] += upsample_nearest(merged[i + 1], (h, w))
         pyramid = [self._conv(3, 1, f"output_{i}")(m) for i, m in enumerate(merged[: self.levels])]
         for i in range(self.levels - len(pyramid)):
-            if self.extra == "pool":
+            if self.extra == Extra.POOL:
                 pyramid.append(pyramid[-1][:, ::2, ::2])
                 continue
-            x = used[-1] if i == 0 and self.extra == "c5" else pyramid[-1]
+            x = used[-1] if i == 0 and self.extra == Extra.C5 else pyramid[-1]
             if i > 0 and self.relu_before_extra:
                 x = nn.relu(x)
             pyramid.append(self._conv(3, 2, f"extra_{i}")(x))

@@ -41,38 +41,44 @@ class Hosts:
     process_id: int | None = None
 
 
-def take_flags(argv: list[str]) -> tuple[Hosts | None, list[str]]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `hosts` reads."""
+    group = parser.add_argument_group("several hosts")
+    # an absent value gets this module's own error
+    group.add_argument("--distributed", nargs="?", const="", metavar="auto", help="find the others by the environment")
+    group.add_argument("--coordinator", nargs="?", const="", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", nargs="?", const="", metavar="N", help="how many there are")
+    group.add_argument("--process_id", nargs="?", const="", metavar="I", help="of this one, from 0")
+
+
+def hosts(options: argparse.Namespace) -> Hosts | None:
     """The hosts that `--coordinator=HOST:PORT --num_processes=N --process_id=I` or `--distributed=auto` name, None for
-    one process, and the other arguments. Raises UsageError."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    names = ("distributed", "coordinator", "num_processes", "process_id")
-    for name in names:
-        parser.add_argument(f"--{name}", nargs="?", const="")  # an absent value gets this module's own error
-    found, rest = parser.parse_known_args(argv)
-    if found.distributed not in (None, "auto", "off"):
-        raise UsageError(f"--distributed={found.distributed}: it may be auto or off")
-    given = [name for name in names[1:] if getattr(found, name) is not None]
-    if found.distributed == "auto":
+    one process. Raises UsageError."""
+    names = ("coordinator", "num_processes", "process_id")
+    if options.distributed not in (None, "auto", "off"):
+        raise UsageError(f"--distributed={options.distributed}: it may be auto or off")
+    given = [name for name in names if getattr(options, name) is not None]
+    if options.distributed == "auto":
         if given:
             raise UsageError(f"--distributed=auto takes --{given[0]} from the environment; give one of the two")
-        return Hosts(), rest
+        return Hosts()
     if not given:
-        return None, rest
-    missing = [name for name in names[1:] if name not in given]
+        return None
+    missing = [name for name in names if name not in given]
     if missing:
         raise UsageError(f"--{given[0]} needs --{missing[0]} too")
     numbers = {}
     for name in ("num_processes", "process_id"):
-        text = getattr(found, name)
+        text = getattr(options, name)
         if not text.isdecimal():
             raise UsageError(f"--{name}={text}: it must be a whole number")
         numbers[name] = int(text)
     count, own = numbers["num_processes"], numbers["process_id"]
     if own >= count:
         raise UsageError(f"--process_id={own} of --num_processes={count}: it must be below")
-    if not found.coordinator.rpartition(":")[2].isdecimal() or ":" not in found.coordinator:
-        raise UsageError(f"--coordinator={found.coordinator}: it must be HOST:PORT, of process 0")
-    return Hosts(found.coordinator, count, own), rest
+    if not options.coordinator.rpartition(":")[2].isdecimal() or ":" not in options.coordinator:
+        raise UsageError(f"--coordinator={options.coordinator}: it must be HOST:PORT, of process 0")
+    return Hosts(options.coordinator, count, own)
 
 
 @contextmanager

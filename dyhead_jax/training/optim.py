@@ -5,7 +5,6 @@ SGD: the decay joins the gradient before the momentum, `v = m v + (g + d p)`, `p
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from dyhead_jax.config import OptimConfig
-
-Path = tuple[str, ...]
+from dyhead_jax.config import OptimConfig, choices
+from dyhead_jax.config.choices import Optimizer, Schedule
+from dyhead_jax.training.parameters import Parameters, Path
 
 
 def scaled(optim: OptimConfig, batch_size: int) -> OptimConfig:
@@ -34,18 +33,17 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
     step 0 to 1 at step `warmup_steps`.
     """
+    choices.check("config.optim.schedule", optim.schedule, Schedule)
     boundaries = [round(fraction * steps) for fraction in optim.milestones]
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, float)  # float32, or float64 where that is enabled
         rate = jnp.asarray(optim.learning_rate, float)
-        if optim.schedule == "step":
+        if optim.schedule == Schedule.STEP:
             for boundary in boundaries:
                 rate = rate * jnp.where(step >= boundary, 0.1, 1.0)
-        elif optim.schedule == "cosine":
+        elif optim.schedule == Schedule.COSINE:
             rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
-        elif optim.schedule != "constant":
-            raise ValueError(f"config.optim.schedule is {optim.schedule!r}; it may be 'step', 'cosine' or 'constant'")
         if optim.warmup_steps > 0:
             done = jnp.minimum(step / optim.warmup_steps, 1.0)
             rate = rate * (optim.warmup_start + (1 - optim.warmup_start) * done)
@@ -54,48 +52,43 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(optim: OptimConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(optim: OptimConfig, steps: int, parameters: Parameters) -> optax.GradientTransformation:
     """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
 
-    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the multipliers of the
-    backbone, of the predictors of sampling offsets and of the biases.
+    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the `multipliers`.
     """
+    choices.check("config.optim.name", optim.name, Optimizer)
     parts = []
     if optim.clip_norm > 0:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    decay = optax.add_decayed_weights(optim.weight_decay, mask=_by_path(lambda path: decays(path, optim)))
-    if optim.name == "sgd":
+    decay = optax.add_decayed_weights(optim.weight_decay, mask=_by_path(lambda path: decays(path, optim, parameters)))
+    if optim.name == Optimizer.SGD:
         parts += [decay, optax.trace(decay=optim.momentum)]
-    elif optim.name == "adamw":
-        parts += [optax.scale_by_adam(), decay]
     else:
-        raise ValueError(f"config.optim.name is {optim.name!r}; it may be 'sgd' or 'adamw'")
+        parts += [optax.scale_by_adam(), decay]
     parts.append(optax.scale_by_learning_rate(make_schedule(optim, steps)))
-    if optim.backbone_rate != 1:
-        parts.append(optax.masked(optax.scale(optim.backbone_rate), _by_path(lambda path: path[0] == "backbone")))
-    if optim.offset_rate != 1:
-        parts.append(optax.masked(optax.scale(optim.offset_rate), _by_path(predicts_offsets)))
-    if optim.bias_rate != 1:
-        own = _by_path(lambda path: path[-1] == "bias" and not is_norm(path))
-        parts.append(optax.masked(optax.scale(optim.bias_rate), own))
+    for rate, rule in multipliers(optim, parameters).values():
+        if rate != 1:
+            parts.append(optax.masked(optax.scale(rate), _by_path(rule)))
     return optax.chain(*parts)
 
 
-def decays(path: Path, optim: OptimConfig) -> bool:
+def multipliers(optim: OptimConfig, parameters: Parameters) -> dict[str, tuple[float, Callable[[Path], bool]]]:
+    """What multiplies the learning rate, and of which parameters, by the name of its field."""
+    return {
+        "backbone_rate": (optim.backbone_rate, lambda path: path[0] == "backbone"),
+        "offset_rate": (optim.offset_rate, lambda path: path in parameters.offsets),
+        "bias_rate": (optim.bias_rate, lambda path: path[-1] == "bias" and path not in parameters.norms),
+    }
+
+
+def decays(path: Path, optim: OptimConfig, parameters: Parameters) -> bool:
     """Whether the parameter at `path` is decayed. A bias is a leaf of that name."""
-    if path[-1] in ("absolute_pos_embed", "relative_position_bias_table"):
+    if path in parameters.undecayed:
+        return False
+    if path in parameters.positions:
         return optim.decay_positions
-    return (optim.decay_norms or not is_norm(path)) and (optim.decay_biases or path[-1] != "bias")
-
-
-def is_norm(path: Path) -> bool:
-    """Whether a module on `path` has a name that contains "norm" or has "bn" for a word (bn1, downsample_bn)."""
-    return any(re.search(r"norm|(^|_)bn\d*($|_)", name.lower()) for name in path[:-1])
-
-
-def predicts_offsets(path: Path) -> bool:
-    """Whether the parameter at `path` belongs to a convolution that predicts where a deformable convolution samples."""
-    return any(re.search(r"(^|_)offset$", name) for name in path[:-1])
+    return (optim.decay_norms or path not in parameters.norms) and (optim.decay_biases or path[-1] != "bias")
 
 
 def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]:

@@ -12,6 +12,8 @@ from flax import linen as nn
 from flax import struct
 
 from dyhead_jax.training import optim
+from dyhead_jax.training import parameters as model_parameters
+from dyhead_jax.training.parameters import Parameters
 from dyhead_jax.types import Batch, Detections
 
 Metrics = dict[str, jax.Array]
@@ -66,12 +68,18 @@ def init_variables(
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def survey(model: Any, canvas: tuple[int, int]) -> Parameters:
+    """The parameters of a detector; canvas as in `init_variables`."""
+    return model_parameters.survey(model, lambda: init_variables(model, jax.random.key(0), canvas))
+
+
 def create_state(
-    model: Any, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
+    parameters: Parameters, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
 ) -> TrainState:
-    """The state before the first step. variables: as `init_variables` gives them; ema: 0 is off."""
+    """The state before the first step. parameters: of the model; variables: as `init_variables` gives them; ema: 0 is
+    off."""
     params, batch_stats = variables["params"], variables["batch_stats"]
-    trained, _ = optim.partition(params, model.is_frozen)
+    trained, _ = optim.partition(params, parameters.is_frozen)
     average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -86,6 +94,7 @@ def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    parameters: Parameters,
     *,
     seed: int = 0,
     axis_name: str | None = None,
@@ -94,11 +103,11 @@ def make_train_step(
 ) -> TrainStep:
     """The function (state, batch) -> (state, metrics).
 
-    axis_name: the mapped axis over whose devices gradients and losses are averaged, the model's own `axis_name`; None
-    where the step sees the whole batch. accumulate: micro-batches that the (device's) batch is divided into, one
-    forward and backward each; losses are normalised over all of them (`_normalizers`), so that, statistics of batch
-    norm apart, the update is that of the whole batch. ema: decay of the average, with the usual warm-up
-    min(ema, (1 + t) / (10 + t)) at step t.
+    parameters: of the model (`survey`). axis_name: the mapped axis over whose devices gradients and losses are
+    averaged, the model's own `axis_name`; None where the step sees the whole batch. accumulate: micro-batches that the
+    (device's) batch is divided into, one forward and backward each; losses are normalised over all of them
+    (`_normalizers`), so that, statistics of batch norm apart, the update is that of the whole batch. ema: decay of the
+    average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
     Metrics, scalars of float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
     grad_norm before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
@@ -149,7 +158,7 @@ def make_train_step(
         return *mean, batch_stats
 
     def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        trained, frozen = optim.partition(state.params, model.is_frozen)
+        trained, frozen = optim.partition(state.params, parameters.is_frozen)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))

@@ -71,7 +71,7 @@ def test_it_says_how_to_run_it(path, capsys):
     if ROWS.fullmatch(path.stem) or path.stem in GRIDS:
         assert re.search(r"^Rows?\b", text, re.MULTILINE), "no row"
         assert all(part in text for part in ("Schedule: ", "Meant for ", "Not run.", "--workdir=runs/"))
-    assert flags.parse(["train.py", f"--config={path}", "--help"], "Trains.") is None
+    assert flags.parse(flags.parser("train.py", "Trains."), [f"--config={path}", "--help"]) is None
     shown = capsys.readouterr().out
     assert text.strip().splitlines()[0] in shown
     assert "--config.model.dyhead.num_blocks=" in shown
@@ -110,7 +110,7 @@ def test_a_wrong_argument_is_named(argument, message):
 def test_the_grids_mean_what_they_say():
     for on in GRIDS["ablation"]:
         dyhead = CONFIGS[f"{FOLDER / 'ablation.py'}:{on}"].model.dyhead
-        found = {part for part in ("scale", "spatial", "task") if getattr(dyhead, part) != "none"}
+        found = {part for part in ("scale", "spatial", "task") if getattr(dyhead, part).module != "none"}
         assert found == set(on.split(",")) - {"none"}
     for blocks in GRIDS["depth"]:
         model = CONFIGS[f"{FOLDER / 'depth.py'}:{blocks}"].model
@@ -193,21 +193,22 @@ def test_it_takes_a_training_step(argument, monkeypatch):
     monkeypatch.setitem(resnet.DEPTHS, 50, (True, (1, 1, 1, 1)))
     config = REDUCED[argument]
     model = build(config.model)
-    optimizer = optim.make_optimizer(config.optim, 10)
-    step = steps.make_train_step(model, optimizer, optim.make_schedule(config.optim, 10))
+    parameters = steps.survey(model, (64, 64))
+    optimizer = optim.make_optimizer(config.optim, 10, parameters)
+    step = steps.make_train_step(model, optimizer, optim.make_schedule(config.optim, 10), parameters)
 
-    shapes = jax.eval_shape(lambda: steps.init_variables(model, jax.random.key(0), (64, 64)))
+    shapes = parameters.shapes
     draw = np.random.default_rng(0)  # initial weights of the model's own would have to be compiled too
     variables = {
         "params": jax.tree.map(lambda x: draw.normal(0, 0.1, x.shape).astype(x.dtype), shapes["params"]),
         "batch_stats": jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes["batch_stats"]),
     }
-    before = steps.create_state(model, optimizer, variables)
+    before = steps.create_state(parameters, optimizer, variables)
     after, metrics = quickly_compiled(jax.jit(step), before, make_batch())(before, make_batch())
     assert all(np.isfinite(value) for value in jax.tree.leaves(metrics)), metrics
     assert metrics["loss"] > 0
     trained, frozen = optim.partition(
-        jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params), model.is_frozen
+        jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params), parameters.is_frozen
     )
     assert not any(jax.tree.leaves(frozen))
     for part, changed in trained.items():

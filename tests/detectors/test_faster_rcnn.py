@@ -201,8 +201,9 @@ def test_a_train_step_draws_samples():
     model = tiny.make(FasterRCNN, **OPTIONS | {"rpn_samples": 8, "roi_samples": 8})
     optimizer = optax.sgd(0.0)  # so that nothing but the samples changes
     batch = Batch(images=(60 * tiny.images(2) + 120).astype(jnp.uint8), ground_truth=TRUTH)
-    state = steps.create_state(model, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
-    step = steps.jit_once(steps.make_train_step(model, optimizer, lambda _: 0.0, accumulate=2))
+    parameters = steps.survey(model, (64, 64))
+    state = steps.create_state(parameters, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
+    step = steps.jit_once(steps.make_train_step(model, optimizer, lambda _: 0.0, parameters, accumulate=2))
     state, first = step(state, batch)
     again = step(state.replace(step=state.step - 1), batch)[1]
     _, second = step(state, batch)

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention
-from dyhead_jax.dyhead.coarse_offsets import CHOICES, crop, flat, resize
+from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets, crop, flat, resize
 from dyhead_jax.training import steps
 
 SIZES = [(8, 11), (4, 6), (2, 3)]
@@ -31,11 +31,13 @@ def run(module, *args):
     return variables, steps.jit_once(module.apply)(variables, *args)
 
 
-@pytest.mark.parametrize("coarse_offsets", CHOICES)
+@pytest.mark.parametrize("coarse_offsets", list(CoarseOffsets))
 def test_every_choice_of_coarse_offsets_runs_and_differs(pyramid, coarse_offsets):
     _, out = run(small_block(coarse_offsets=coarse_offsets), pyramid)
     assert [x.shape for x in out] == [x.shape for x in pyramid]
-    _, other = run(small_block(coarse_offsets=CHOICES[CHOICES.index(coarse_offsets) - 1]), pyramid)
+    _, other = run(
+        small_block(coarse_offsets=list(CoarseOffsets)[list(CoarseOffsets).index(coarse_offsets) - 1]), pyramid
+    )
     assert not np.allclose(out[0], other[0])  # the finest level reads a coarser one
     np.testing.assert_allclose(out[-1], other[-1], atol=1e-6)  # the coarsest reads none
 

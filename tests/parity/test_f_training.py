@@ -92,15 +92,18 @@ def history(case, kind: str, dtype: str = "float32") -> History:
     model, variables = mmdet_model.load(case, config, case.under("w0/"), dtype, devices.axis_name)
     table = mmdet_model.name_table(config)
     chosen, count = optim_config(case), len(case["hist/loss"])
-    optimizer = optax.chain(remember(), optim.make_optimizer(chosen, count))
+    parameters = steps.survey(model, (64, 64))
+    optimizer = optax.chain(remember(), optim.make_optimizer(chosen, count, parameters))
     schedule = optim.make_schedule(chosen, count)
-    step = devices.train_step(steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name))
+    step = devices.train_step(
+        steps.make_train_step(model, optimizer, schedule, parameters, axis_name=devices.axis_name)
+    )
     batch = Batch(mmdet_model.images(case, dtype), mmdet_model.ground_truth(case, dtype))
     times = math.lcm(len(batch.images), devices.device_count) // len(batch.images)
     batch = devices.put(jax.tree.map(lambda x: np.concatenate([x] * times), batch))
     variables = {"batch_stats": {}} | variables
     _, frozen = optim.partition(jax.tree.map(np.asarray, variables["params"]), model.is_frozen)
-    state = devices.replicate(steps.create_state(model, optimizer, variables))
+    state = devices.replicate(steps.create_state(parameters, optimizer, variables))
     step = step.lower(state, batch).compile()
     rows, gradient = [], None
     for _ in range(count):

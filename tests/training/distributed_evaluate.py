@@ -1,7 +1,6 @@
 """`evaluate_split` of drawn squares, as a program for tests of several processes: FOLDER [--coordinator=... ...]."""
 
 import json
-import sys
 from pathlib import Path
 
 import jax
@@ -24,7 +23,10 @@ def detect(variables: None, images: jax.Array, sizes: jax.Array) -> Detections:
 
 
 def main() -> None:
-    hosts, (_, folder) = distributed.take_flags(sys.argv)
+    parser = command.parser("distributed_evaluate.py", __doc__ or "")
+    parser.add_argument("folder")
+    distributed.add_options(parser)
+    options = command.parse(parser)
     seen: list[int] = []
     whole = pipeline.eval_batches
 
@@ -34,7 +36,7 @@ def main() -> None:
             yield loaded
 
     pipeline.eval_batches = eval_batches
-    with distributed.together(hosts):
+    with distributed.together(distributed.hosts(options)):
         index, count = jax.process_index(), jax.process_count()
         run = map_detect(detect)
         metrics, results = evaluate_split(
@@ -45,7 +47,7 @@ def main() -> None:
             process_count=count,
         )
         text = json.dumps({"metrics": metrics, "results": results, "seen": seen, "processes": count})
-        (Path(folder) / f"{index}.json").write_text(text)
+        (Path(options.folder) / f"{index}.json").write_text(text)
 
 
 if __name__ == "__main__":

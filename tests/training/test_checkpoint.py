@@ -25,10 +25,11 @@ OPTIM = configs.OptimConfig(ema=0.9, warmup_steps=0)
 def start(kind):
     devices = parallel.make(kind, 8)
     model = TinyDetector(axis_name=devices.axis_name)
-    optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
+    parameters = steps.survey(model, (64, 64))
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
     variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
-    state = jax.device_get(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
-    step = steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name, ema=OPTIM.ema)
+    state = jax.device_get(steps.create_state(parameters, optimizer, variables, ema=OPTIM.ema))
+    step = steps.make_train_step(model, optimizer, schedule, parameters, axis_name=devices.axis_name, ema=OPTIM.ema)
     return devices, devices.train_step(step), state
 
 

@@ -50,15 +50,18 @@ def get_config():
 # The command line
 
 
+def hosts(*arguments: str) -> distributed.Hosts | None:
+    parser = command.parser("program", "")
+    distributed.add_options(parser)
+    return distributed.hosts(command.parse(parser, arguments))
+
+
 def test_flags_of_hosts() -> None:
-    hosts, rest = distributed.take_flags(
-        ["train.py", "--coordinator=10.0.0.1:1234", "--num_processes", "4", "--config=x.py", "--process_id=3"]
-    )
-    assert hosts == distributed.Hosts("10.0.0.1:1234", 4, 3)
-    assert rest == ["train.py", "--config=x.py"]
-    assert distributed.take_flags(["train.py"]) == (None, ["train.py"])
-    assert distributed.take_flags(["train.py", "--distributed=off", "x"]) == (None, ["train.py", "x"])
-    assert distributed.take_flags(["--distributed=auto"]) == (distributed.Hosts(), [])
+    found = hosts("--coordinator=10.0.0.1:1234", "--num_processes", "4", "--process_id=3")
+    assert found == distributed.Hosts("10.0.0.1:1234", 4, 3)
+    assert hosts() is None
+    assert hosts("--distributed=off") is None
+    assert hosts("--distributed=auto") == distributed.Hosts()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_flags_of_hosts() -> None:
 )
 def test_wrong_flags_of_hosts_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(command.UsageError, match=message):
-        distributed.take_flags(arguments)
+        hosts(*arguments)
 
 
 # Whole runs
@@ -174,12 +177,14 @@ def state(folder: Path) -> dict[str, np.ndarray]:
     config: Config = load_file(folder / "config.json")
     model = TinyDetector()
 
-    def like() -> Any:
-        variables = steps.init_variables(model, train.jax.random.key(0), CANVAS)
-        return steps.create_state(model, optim.make_optimizer(config.optim, STEPS), variables, ema=config.optim.ema)
+    parameters = steps.survey(model, CANVAS)
+    optimizer = optim.make_optimizer(config.optim, STEPS, parameters)
+
+    def like(variables: Any) -> Any:
+        return steps.create_state(parameters, optimizer, variables, ema=config.optim.ema)
 
     with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        found, _ = checkpoints.restore(STEPS, train.jax.eval_shape(like))
+        found, _ = checkpoints.restore(STEPS, train.jax.eval_shape(like, parameters.shapes))
     return leaves(found)
 
 

@@ -1,5 +1,6 @@
 """Schedules by value, optimisers against plain NumPy with torch's semantics, masks and frozen parameters by name."""
 
+import dataclasses
 import math
 
 import jax
@@ -10,12 +11,28 @@ import pytest
 
 from dyhead_jax.config import OptimConfig
 from dyhead_jax.training import optim
+from dyhead_jax.training.parameters import Parameters
 
 PARAMS = {
     "backbone": {"conv": {"kernel": 0}, "bn1": {"scale": 0, "bias": 0}},
     "dyhead": {"GroupNorm_0": {"scale": 0, "bias": 0}},
     "predictor": {"kernel": 0, "bias": 0},
 }
+PARAMETERS = Parameters(
+    shapes={"params": PARAMS},
+    offsets=frozenset(),
+    positions=frozenset(),
+    undecayed=frozenset(),
+    frozen=frozenset(),
+    norms=frozenset(
+        {
+            ("backbone", "bn1", "scale"),
+            ("backbone", "bn1", "bias"),
+            ("dyhead", "GroupNorm_0", "scale"),
+            ("dyhead", "GroupNorm_0", "bias"),
+        }
+    ),
+)
 
 
 def filled(seed):
@@ -53,7 +70,7 @@ def test_cosine_and_constant_schedules():
 
 def updates(config, steps=20, count=5):
     """Parameters after each of `count` updates with random gradients."""
-    optimizer = optim.make_optimizer(config, steps)
+    optimizer = optim.make_optimizer(config, steps, PARAMETERS)
     params, history = filled(0), []
     state = optimizer.init(params)
 
@@ -124,23 +141,22 @@ def test_which_parameters_decay():
         ("dyhead", "GroupNorm_0", "scale"): (False, True),
         ("dyhead", "GroupNorm_0", "bias"): (False, False),
         ("backbone", "bn1", "bias"): (False, False),
-        ("backbone", "layer1_0", "downsample_bn", "scale"): (False, True),
         ("predictor", "kernel"): (True, True),
         ("predictor", "bias"): (True, False),
-        ("scales",): (True, True),
     }
     for path, (without_norms, without_biases) in cases.items():
-        assert optim.decays(path, OptimConfig())
-        assert optim.decays(path, OptimConfig(decay_norms=False)) == without_norms, path
-        assert optim.decays(path, OptimConfig(decay_biases=False)) == without_biases, path
-        assert optim.decays(path, OptimConfig(decay_positions=False))
+        assert optim.decays(path, OptimConfig(), PARAMETERS)
+        assert optim.decays(path, OptimConfig(decay_norms=False), PARAMETERS) == without_norms, path
+        assert optim.decays(path, OptimConfig(decay_biases=False), PARAMETERS) == without_biases, path
+        assert optim.decays(path, OptimConfig(decay_positions=False), PARAMETERS)
+        assert not optim.decays(path, OptimConfig(), dataclasses.replace(PARAMETERS, undecayed=frozenset({path})))
 
 
 def test_position_tables_may_go_without_decay():
-    for name in ("absolute_pos_embed", "relative_position_bias_table"):
-        path = ("backbone", "layer0_0", "attn", name)
-        assert optim.decays(path, OptimConfig(decay_norms=False, decay_biases=False))
-        assert not optim.decays(path, OptimConfig(decay_positions=False))
+    path = ("backbone", "layer0_0", "attn", "table")
+    parameters = dataclasses.replace(PARAMETERS, positions=frozenset({path}))
+    assert optim.decays(path, OptimConfig(decay_norms=False, decay_biases=False), parameters)
+    assert not optim.decays(path, OptimConfig(decay_positions=False), parameters)
 
 
 def test_partition_and_merge():
@@ -150,6 +166,6 @@ def test_partition_and_merge():
     assert frozen.keys() == {"backbone"}
     merged = optim.merge(trained, frozen)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
-    state = optim.make_optimizer(OptimConfig(name="adamw"), 10).init(trained)
+    state = optim.make_optimizer(OptimConfig(name="adamw"), 10, PARAMETERS).init(trained)
     moments = [leaf for leaf in jax.tree.leaves(state) if jnp.ndim(leaf) > 0]
     assert len(moments) == 2 * len(jax.tree.leaves(trained))  # none for the frozen ones

@@ -28,11 +28,12 @@ def variables():
 def run(kind, variables, *, accumulate=1, batch_norm=True, count=3, size=16, shard_state=1):
     devices = parallel.make(kind, size, accumulate, shard_state)
     model = TinyDetector(axis_name=devices.axis_name, batch_norm=batch_norm)
-    optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
-    state = devices.replicate(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
+    parameters = steps.survey(model, (64, 64))
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
+    state = devices.replicate(steps.create_state(parameters, optimizer, variables, ema=OPTIM.ema))
     step = devices.train_step(
         steps.make_train_step(
-            model, optimizer, schedule, axis_name=devices.axis_name, accumulate=accumulate, ema=OPTIM.ema
+            model, optimizer, schedule, parameters, axis_name=devices.axis_name, accumulate=accumulate, ema=OPTIM.ema
         )
     )
     history = []
@@ -98,12 +99,15 @@ def run_atss(atss, kind, accumulate=1, norm="sync"):
     config, variables, batch = atss
     config = replace(config, backbone=replace(config.backbone, norm=norm))
     devices = parallel.make(kind, 16, accumulate)
-    optimizer, schedule = optim.make_optimizer(OPTIM, 10), optim.make_schedule(OPTIM, 10)
+    parameters = steps.survey(model, (64, 64))
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
     model = detectors.build(config, axis_name=devices.axis_name)
     step = devices.train_step(
-        steps.make_train_step(model, optimizer, schedule, axis_name=devices.axis_name, accumulate=accumulate)
+        steps.make_train_step(
+            model, optimizer, schedule, parameters, axis_name=devices.axis_name, accumulate=accumulate
+        )
     )
-    state = devices.replicate(steps.create_state(model, optimizer, variables))
+    state = devices.replicate(steps.create_state(parameters, optimizer, variables))
     placed = devices.put(batch)
     step = quickly_compiled(step, state, placed)
     for _ in range(3):
@@ -154,9 +158,12 @@ def test_a_batch_that_does_not_divide_is_named():
 def test_a_divided_state_stays_divided(variables):
     devices = parallel.make("jit", 8, 1, 4)
     model = TinyDetector()
-    optimizer = optim.make_optimizer(OPTIM, 10)
-    state = devices.replicate(steps.create_state(model, optimizer, variables, ema=OPTIM.ema))
-    step = devices.train_step(steps.make_train_step(model, optimizer, optim.make_schedule(OPTIM, 10), ema=OPTIM.ema))
+    parameters = steps.survey(model, (64, 64))
+    optimizer = optim.make_optimizer(OPTIM, 10, parameters)
+    state = devices.replicate(steps.create_state(parameters, optimizer, variables, ema=OPTIM.ema))
+    step = devices.train_step(
+        steps.make_train_step(model, optimizer, optim.make_schedule(OPTIM, 10), parameters, ema=OPTIM.ema)
+    )
     after, _ = step(state, devices.put(make_batch(8)))
     for leaf in jax.tree.leaves(after):
         fits = any(size and size % 4 == 0 for size in leaf.shape)

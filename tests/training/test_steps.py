@@ -14,10 +14,11 @@ from tests.tiny_detector import TinyDetector, leaves, make_batch, max_relative_d
 
 def setup(optim_config, *, dropout=0.0, seed=0, **options):
     model = TinyDetector(dropout=dropout, batch_norm=options.pop("batch_norm", True))
-    optimizer, schedule = optim.make_optimizer(optim_config, 10), optim.make_schedule(optim_config, 10)
+    parameters = steps.survey(model, (64, 64))
+    optimizer, schedule = optim.make_optimizer(optim_config, 10, parameters), optim.make_schedule(optim_config, 10)
     variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
-    state = steps.create_state(model, optimizer, variables, ema=optim_config.ema)
-    step = steps.make_train_step(model, optimizer, schedule, seed=seed, ema=optim_config.ema, **options)
+    state = steps.create_state(parameters, optimizer, variables, ema=optim_config.ema)
+    step = steps.make_train_step(model, optimizer, schedule, parameters, seed=seed, ema=optim_config.ema, **options)
     return state, jax.jit(step)
 
 
