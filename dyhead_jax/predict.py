@@ -17,8 +17,8 @@ from dyhead_jax.data import images
 from dyhead_jax.data.plan import choose_canvases
 from dyhead_jax.data.source import DataError, Example
 from dyhead_jax.data.transforms import EvalTransform
-from dyhead_jax.evaluate import Result
 from dyhead_jax.evaluation import visualize
+from dyhead_jax.evaluation.average_precision import Result
 from dyhead_jax.evaluation.split import to_results
 from dyhead_jax.files import write_atomic
 from dyhead_jax.types import Detections

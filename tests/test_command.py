@@ -79,6 +79,20 @@ def test_parser_help_and_debug(capsys):
     out = capsys.readouterr().out
     assert "line by line" in out
     assert "examples:\n  prog --debug" in out
-    with pytest.raises(SystemExit) as ended:
-        parser.parse_args(["--deb"])
-    assert ended.value.code == 2
+    with pytest.raises(command.UsageError, match="--deb"):
+        command.parse(parser, ["--deb"])
+    with pytest.raises(command.UsageError, match="--debug: ignored explicit argument 'true'"):
+        command.parse(parser, ["--debug=true"])
+
+
+def test_overrides_of_a_config_are_taken_out_in_every_form():
+    parser = command.parser("prog", "")
+    parser.add_argument("file")
+    line = "--config.a.b=1 x --config.c 2 --config.d -3 --noconfig.e --config.f --debug -config.g=h"
+    options = command.parse(parser, line.split())
+    assert (options.file, options.debug) == ("x", True)
+    assert options.overrides == [
+        "--config.a.b=1", "--config.c=2", "--config.d=-3", "--noconfig.e", "--config.f", "--config.g=h"
+    ]  # fmt: skip
+    with pytest.raises(command.UsageError, match=r"'--config.a.b=1' is not an option"):
+        command.no_overrides(options)

@@ -11,6 +11,7 @@ Not among the options is what the parent hands down (`features`, `dtype`, ...), 
 """
 
 import dataclasses
+import importlib
 import inspect
 import types
 import typing
@@ -26,9 +27,16 @@ _PLAIN = (bool, int, float, str)
 
 
 class Options:
-    """Base of the nodes that `make_node` makes."""
+    """Base of the nodes that `make_node` makes. One equals another with the same options, and its import path."""
 
     __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return self.module == other  # type: ignore[attr-defined]
+        return type(other) is type(self) and dataclasses.astuple(self) == dataclasses.astuple(other)  # type: ignore
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Parent:
@@ -117,9 +125,7 @@ def options_of(node: Any) -> dict[str, Any]:
 
 def _own_class(path: str) -> type | None:
     """This package's config class for the class at `path`, if it has one."""
-    from dyhead_jax import config
-
-    for cls in vars(config).values():
+    for cls in vars(importlib.import_module(__package__)).values():
         if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             defaults = {f.name: f.default for f in dataclasses.fields(cls)}
             if "module" in defaults and defaults["module"] == path:
@@ -148,7 +154,7 @@ def _options_class(path: str, handed_down: frozenset[str]) -> type:
 def _dataclass(name: str, path: str, fields: list[tuple[str, Any, Any]]) -> type:
     made = [("module", str, dataclasses.field(default=path))]
     made += [(n, kind, dataclasses.field(default=default)) for n, kind, default in fields]
-    return dataclasses.make_dataclass(name, made, bases=(Options,), kw_only=True, slots=True)
+    return dataclasses.make_dataclass(name, made, bases=(Options,), kw_only=True, slots=True, eq=False)
 
 
 def _field_type(hint: Any, default: Any) -> Any:

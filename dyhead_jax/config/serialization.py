@@ -9,6 +9,11 @@ from dyhead_jax.config import import_path, nodes
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.experiment import Config
 
+# Words of fields that have other names since; a config.json from before is read all the same.
+RENAMED = {
+    "implementation": {"taps": "gather", "hat": "dense", **dict.fromkeys(("auto_cpu", "auto_gpu", "auto_tpu"), "auto")}
+}
+
 
 def to_json(config: Config) -> str:
     """The config as JSON, from which `from_json` makes an equal one.
@@ -66,9 +71,13 @@ def _decode(tree: Any, where: str) -> Any:
     if unknown:
         raise ConfigError(f"{where}: {cls.__name__} has no field {', '.join(unknown)}")
     try:
-        return cls(**{k: _decode(v, where) for k, v in tree.items() if k != "class"})
+        return cls(**{k: _renamed(k, _decode(v, where)) for k, v in tree.items() if k != "class"})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _renamed(field: str, value: Any) -> Any:
+    return RENAMED[field, value] if isinstance(value, str) and (field, value) in RENAMED else value
 
 
 def _path_of_class(cls: type, name: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from dyhead_jax.boxes import geometry
 from dyhead_jax.boxes.nms import nms
 from dyhead_jax.config import DataConfig, EvaluationConfig
+from dyhead_jax.config.choices import Merge
 
 CHUNK = 64  # images merged in one call
 
@@ -76,7 +77,7 @@ def merge(
         _merge,
         threshold=evaluation.merge_threshold,
         keep=evaluation.max_detections,
-        vote=evaluation.merge == "vote",
+        vote=evaluation.merge == Merge.VOTE,
     )
     parts = []
     for start in range(0, len(boxes), CHUNK):

@@ -17,6 +17,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dyhead_jax.config import choices
+from dyhead_jax.config.choices import ParallelKind
 from dyhead_jax.training.steps import TrainStep
 from dyhead_jax.types import Detections
 
@@ -168,17 +170,19 @@ def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) 
 
     Raises ParallelError when the batch does not divide by devices and micro-batches, or the devices by `shard_state`.
     """
-    kinds: dict[str, Callable[[], Parallel]] = {"pmap": Pmap, "jit": Jit, "single": Single}
-    if kind not in kinds:
-        raise ParallelError(f"config.run.parallel is {kind!r}; it may be {', '.join(map(repr, kinds))}")
-    if kind == "single" and jax.process_count() > 1:
+    choices.check("config.run.parallel", kind, ParallelKind, ParallelError)
+    if kind == ParallelKind.SINGLE and jax.process_count() > 1:
         raise ParallelError(f"config.run.parallel is 'single', but there are {jax.process_count()} processes")
-    if shard_state > 1 and (kind != "jit" or jax.device_count() % shard_state):
+    if shard_state > 1 and (kind != ParallelKind.JIT or jax.device_count() % shard_state):
         raise ParallelError(
             f"config.run.shard_state is {shard_state}; that needs config.run.parallel='jit' (it is {kind!r})"
             f" and a multiple of so many devices (there are {jax.device_count()})"
         )
-    parallel = Jit(shard_state=shard_state) if kind == "jit" else kinds[kind]()
+    parallel: Parallel
+    if kind == ParallelKind.JIT:
+        parallel = Jit(shard_state=shard_state)
+    else:
+        parallel = Pmap() if kind == ParallelKind.PMAP else Single()
     devices = parallel.device_count
     if batch_size % (devices * accumulate):
         micro = f" times config.optim.accumulate={accumulate}" if accumulate > 1 else ""
@@ -219,12 +223,12 @@ def local_variables(variables: Any) -> Any:
     return jax.device_put(_copies(variables), NamedSharding(_local_mesh(), PartitionSpec()))
 
 
-def prefetch(items: Iterable[T], put: Callable[[T], Any], size: int = 2) -> Iterator[Any]:
-    """Yields `put(item)` for each item, `size` items ahead, so that copies overlap with the step."""
+def prefetch(items: Iterable[T], put: Callable[[T], Any], ahead: int = 1) -> Iterator[Any]:
+    """Yields `put(item)` for each item, when `ahead` more have been put, so that copies overlap with the step."""
     queue: collections.deque[Any] = collections.deque()
     for item in items:
         queue.append(put(item))
-        if len(queue) >= size:
+        if len(queue) > ahead:
             yield queue.popleft()
     yield from queue
 

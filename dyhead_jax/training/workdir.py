@@ -16,13 +16,19 @@ class WorkdirError(ValueError):
     """A folder that another run has; the message names the fields that differ."""
 
 
-# What a run may change when it goes on: how it runs and where its data lie, not what it computes.
+# What a run may change when it goes on: on which devices and in what memory it runs and where its data lie, not what it
+# computes. Some nodes lack some of these fields.
 FREE = (
+    "model.backbone.remat",
+    "model.dyhead.remat",
+    "model.dyhead.implementation",
+    "model.head.implementation",
     "run.eval_every",
     "run.checkpoint_every",
     "run.max_to_keep",
     "run.log_every",
     "run.parallel",
+    "run.shard_state",
     "run.tensorboard",
     "run.figure_images",
     "run.compilation_cache",

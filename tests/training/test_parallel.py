@@ -99,9 +99,9 @@ def run_atss(atss, kind, accumulate=1, norm="sync"):
     config, variables, batch = atss
     config = replace(config, backbone=replace(config.backbone, norm=norm))
     devices = parallel.make(kind, 16, accumulate)
+    model = detectors.build(config, axis_name=devices.axis_name)
     parameters = steps.survey(model, (64, 64))
     optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
-    model = detectors.build(config, axis_name=devices.axis_name)
     step = devices.train_step(
         steps.make_train_step(
             model, optimizer, schedule, parameters, axis_name=devices.axis_name, accumulate=accumulate
