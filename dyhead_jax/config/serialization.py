@@ -11,7 +11,11 @@ from dyhead_jax.config.experiment import Config
 
 # Words of fields that have other names since; a config.json from before is read all the same.
 RENAMED = {
-    "implementation": {"taps": "gather", "hat": "dense", **dict.fromkeys(("auto_cpu", "auto_gpu", "auto_tpu"), "auto")}
+    ("implementation", "taps"): "gather",
+    ("implementation", "hat"): "dense",
+    ("implementation", "auto_cpu"): "auto",
+    ("implementation", "auto_gpu"): "auto",
+    ("implementation", "auto_tpu"): "auto",
 }
 
 
