@@ -1,15 +1,19 @@
-# `make demo` and `make test` are the two to know; `make goldens` is the long run on all golden files. Each builds .venv.
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c "" 2>/dev/null && echo python3.12 || echo python3)
+# `make demo` and `make test` are the two to know. `make test-all` adds the long tests, `make goldens` compares with all golden
+# files. Each builds .venv by itself.
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3,$(if $(shell $(name) -c "" 2>/dev/null && echo yes),$(name))))
 BIN := .venv/bin
 DEMO ?= runs/demo
 # Huge pages for large arrays: a fifth of a training step on Linux CPUs, nothing elsewhere.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: install demo test goldens lint clean
+.PHONY: install demo test test-all goldens lint clean
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+		echo "error: Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo absent)." \
+		"Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[lite0,test]"
@@ -19,8 +23,11 @@ demo: install
 	$(BIN)/python train.py --config=configs/demo_shapes.py --workdir=$(DEMO)
 
 # The small committed set of golden files, unless the environment names another folder.
-test: export DYHEAD_GOLDENS ?= $(CURDIR)/tests/goldens
+test test-all: export DYHEAD_GOLDENS ?= $(CURDIR)/tests/goldens
 test: install
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+test-all: install
 	$(BIN)/python -m pytest -n 2
 
 # The complete set: the folder that DYHEAD_GOLDENS names, else ../shared/goldens.

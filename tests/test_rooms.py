@@ -1,4 +1,4 @@
-"""The rooms of the package: no circle of imports, none from a lower to a higher room, and no file that grew too long."""
+"""The rooms of the package: no circle of imports, none from a lower to a higher room, no file that grew too long."""
 
 import ast
 from graphlib import TopologicalSorter
