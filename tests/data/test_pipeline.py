@@ -18,7 +18,7 @@ import pytest
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.coco_split import CocoSplit
-from dyhead_jax.data.plan import choose_canvases
+from dyhead_jax.data.schedule import choose_canvases
 from dyhead_jax.data.source import DataError, Example, make_source
 from dyhead_jax.data.transforms import Placed
 from tests.data.folders import data_config, rewrite, shared, write_split
