@@ -109,7 +109,7 @@ def test_of_two_packings_at_once_the_first_to_end_stays(folder: Path, tmp_path: 
     assert opened.read(3) == split.encoded.read(3)
     assert [path.name for path in tmp_path.iterdir() if "set" in path.name] == ["set"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file/data.* cannot be written"):
+    with pytest.raises(DataError, match=r"file/data.* cannot be written"):
         make_source(config, tmp_path / "file").split("train")
 
 

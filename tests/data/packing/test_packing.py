@@ -155,11 +155,13 @@ def test_what_cannot_be_prepared_is_named(tree: Path, tmp_path: Path) -> None:
     archive.unlink()
     with pytest.raises(DataError, match=r"neither val2017/ nor val2017\.zip"):
         prepare_coco(zips, tmp_path / "out")
+    assert not [*(tmp_path / "out").glob("coco-*")]  # found before an image is packed
     other = shutil.copytree(tree, tmp_path / "other")
     annotations = other / "annotations" / "instances_val2017.json"
     annotations.write_text(annotations.read_text() + "\n")
     with pytest.raises(DataError, match=r"instances_val2017\.json differs from the source's"):
         prepare_coco(other, tmp_path / "out")
+    prepare_coco(tree, tmp_path / "out")
     with pytest.raises(DataError, match="belongs to another preparation"):
         prepare_coco(tree, tmp_path / "out", images_per_shard=3)
     image = next((other / "train2017").iterdir())
