@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dyhead_jax import command
 from dyhead_jax.data import images
-from dyhead_jax.data.plan import choose_canvases
+from dyhead_jax.data.schedule import choose_canvases
 from dyhead_jax.data.source import DataError, Example
 from dyhead_jax.data.transforms import EvalTransform
 from dyhead_jax.evaluation import visualize

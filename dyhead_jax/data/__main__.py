@@ -11,8 +11,8 @@ def _main() -> None:
         "Packs a data set into array_record files, for fast random access on any disk.\n\n"
         "prepare coco takes COCO 2017 as it is published: train2017.zip, val2017.zip and\n"
         "annotations_trainval2017.zip, or the folders that are in them. Nothing is downloaded. The schema is that of\n"
-        "tfds coco/2017 with sizes, float areas and the file's own boxes added. It needs as much space as the zips;\n"
-        "interrupted, the same command goes on.",
+        "tfds coco/2017 with sizes, float areas and the file's own boxes added. It needs as much space as the zips.\n"
+        "If it is interrupted, the same command goes on.",
         "  python -m dyhead_jax.data prepare coco --source /data/coco_zips --out /data/coco\n"
         "  python train.py --config=configs/atss_r50_dyhead_1x.py --config.data.root=/data/coco ...",
     )
@@ -23,13 +23,12 @@ def _main() -> None:
     options = command.parse(parser)
     command.no_overrides(options)
 
-    from dyhead_jax.data.packing.coco_release import SPLITS
-    from dyhead_jax.data.packing.shards import prepare_coco
+    from dyhead_jax.data.packing.coco_release import SPLITS, prepare_coco
 
     counts = prepare_coco(options.source, options.out)
     for split, count in counts.items():
-        again = f" ({count.resumed} of them packed before)" if count.resumed else ""
-        print(f"{SPLITS[split]}: {count.images} images{again}, {count.boxes} boxes")
+        resumed = f" ({count.resumed} of them packed before)" if count.resumed else ""
+        print(f"{SPLITS[split]}: {count.images} images{resumed}, {count.boxes} boxes")
     print(f"{options.out} is complete")
 
 

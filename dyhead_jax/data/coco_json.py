@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dyhead_jax.data.source import DataError
+from dyhead_jax.data.source import NO_IMAGE, DataError
 
 
 @dataclass(slots=True)
@@ -220,6 +220,8 @@ def _images(
         identity = _integer(path, "images", i, record, "id")
         if identity in seen:
             raise DataError(f"{path}: images[{i}].id {identity} is the id of images[{seen[identity]}] too")
+        if identity == NO_IMAGE:
+            raise DataError(f"{path}: images[{i}].id {identity} stands for no image here; give it another id")
         seen[identity] = i
         name = record.get("file_name")
         if not isinstance(name, str) or not name:

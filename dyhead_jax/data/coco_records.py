@@ -1,8 +1,8 @@
 """COCO 2017 in array_record files: what `python -m dyhead_jax.data prepare coco` writes, or tfds' own `coco/2017`.
 
-Both open as they are. Boxes come from the instances JSON, matched by `image/id`, as evaluation needs its areas and
-original boxes; tfds' own records have truncated areas and boxes in float32. tfds shuffles its records, so the first
-opening reads all of them once for their ids, and keeps those in <workdir>/data.
+Both open as they are. Boxes come from the instances JSON, matched by `image/id`: evaluation needs its areas and its
+original boxes, while tfds' own records have truncated areas and boxes in float32. tfds shuffles its records, so their
+ids are read once, when the folder is first opened, and kept in <workdir>/data.
 """
 
 import hashlib
@@ -15,22 +15,25 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax.data import coco_json, images
+from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
 from dyhead_jax.data.packing import records
-from dyhead_jax.data.source import DataError
+from dyhead_jax.data.source import NO_IMAGE, DataError
+from dyhead_jax.files import atomic
 
 _SPLITS = {"train": "train", "val": "validation"}  # our names and tfds'
 
 
-class CocoRecords:
+class CocoRecords(CocoSource):
     """The `source.Source` of a prepared folder.
 
-    root: with dataset_info.json, or a folder above it (`data_dir` of tfds, which has coco/2017/1.1.0).
-    train_annotations, val_annotations: instances JSON, relative to root or anywhere; an empty train_annotations takes
-    the training boxes from the records. limit: only the first so many images of the JSON; 0 for all.
+    root: the folder with dataset_info.json, or one above it (tfds' `data_dir`, which has coco/2017/1.1.0).
+    train_annotations, val_annotations: instances JSON, a path relative to root or an absolute one; with an empty
+    train_annotations the training boxes come from the records. limit: only the first so many images, 0 for all.
     """
 
     def __init__(self, *, root: str, train_annotations: str, val_annotations: str, limit: int, workdir: Path):
+        super().__init__()
         if not root:
             raise DataError("config.data.root is empty; give the folder of the prepared data set")
         if "://" in root:
@@ -39,20 +42,6 @@ class CocoRecords:
         self._annotations = {"train": train_annotations, "val": val_annotations}
         self._limit = limit
         self._workdir = workdir
-        self._splits: dict[str, CocoSplit] = {}
-
-    def split(self, name: str) -> CocoSplit:
-        """The split "train" or "val". Raises DataError, which names the folder, also when the two have different
-        categories."""
-        if name not in _SPLITS:
-            raise DataError(f"there is no split {name!r}; there are {', '.join(_SPLITS)}")
-        if name not in self._splits:
-            self._splits[name] = self._open(name)
-        first, *others = self._splits.values()
-        for other in others:
-            if (first.category_ids, first.class_names) != (other.category_ids, other.class_names):
-                raise DataError(f"{first.index.path} and {other.index.path} have different categories")
-        return self._splits[name]
 
     def _open(self, name: str) -> CocoSplit:
         directory = find(self._root)
@@ -69,9 +58,9 @@ class CocoRecords:
         return RecordsSplit(*self._from_records(directory, name))
 
     def _positions(self, directory: Path, name: str, index: coco_json.Index) -> np.ndarray | None:
-        """Where in the records the images of the index are; None is all of them, in order."""
-        here = records.open_split(directory, _SPLITS[name])
-        if len(here) and "image/height" in here[0]:  # packed by this project: in the order of the JSON
+        """The place of each image of the index among the records, (n,) int64; None when they are all, in order."""
+        packed = records.open_split(directory, _SPLITS[name])
+        if len(packed) and "image/height" in packed[0]:  # packed by this project: in the order of the JSON
             return np.arange(len(index.image_ids)) if self._limit else None
         ids = self._scan(directory, name)["image_ids"]
         position_of = {int(image_id): position for position, image_id in enumerate(ids)}
@@ -82,40 +71,42 @@ class CocoRecords:
 
     def _from_records(self, directory: Path, name: str) -> tuple[coco_json.Index, records.PackedImages]:
         other = self.split("val").index  # the names and ids of the categories, which the records lack
-        found = self._scan(directory, name)
-        if found["labels"].size and int(found["labels"].max()) >= len(other.category_ids):
+        content = self._scan(directory, name)
+        if content["labels"].size and int(content["labels"].max()) >= len(other.category_ids):
             raise DataError(f"{directory} has more classes than the {len(other.category_ids)} of {other.path}")
-        count = self._limit or len(found["image_ids"])
-        starts = found["starts"][: count + 1]
+        count = self._limit or len(content["image_ids"])
+        starts = content["starts"][: count + 1]
         boxes = slice(0, int(starts[-1]))
         notes = [f"boxes are the records' own, of {directory}"]
         index = coco_json.Index(
             path=directory,
             class_names=other.class_names,
             category_ids=other.category_ids,
-            file_names=found["file_names"][:count].tolist(),
-            image_ids=found["image_ids"][:count],
-            sizes=found["sizes"][:count],
+            file_names=content["file_names"][:count].tolist(),
+            image_ids=content["image_ids"][:count],
+            sizes=content["sizes"][:count],
             starts=starts,
-            boxes=found["boxes"][boxes],
-            labels=found["labels"][boxes],
-            crowd=found["crowd"][boxes],
+            boxes=content["boxes"][boxes],
+            labels=content["labels"][boxes],
+            crowd=content["crowd"][boxes],
             notes=notes,
         )
         positions = np.arange(len(index.image_ids))
         return index, records.PackedImages(directory, _SPLITS[name], index.image_ids, positions)
 
     def _scan(self, directory: Path, name: str) -> dict[str, np.ndarray]:
-        """What all records say, as arrays in their order; kept in the workdir, since it takes minutes for COCO."""
+        """The result of `scan`, kept in the workdir, since it takes minutes for COCO, until a file of the split
+        changes."""
         information = (directory / "dataset_info.json").read_bytes()
-        digest = hashlib.sha256(f"{directory.resolve()} {name}".encode() + information).hexdigest()[:12]
+        shards = [(path.name, path.stat()) for path in sorted(directory.glob(f"*-{_SPLITS[name]}.*"))]
+        stamps = [(shard, status.st_size, status.st_mtime_ns) for shard, status in shards]
+        digest = hashlib.sha256(f"{directory.resolve()} {name} {stamps}".encode() + information).hexdigest()[:12]
         kept = self._workdir / "data" / f"records-{name}-{digest}.npz"
         if not kept.exists():
             content = scan(directory, _SPLITS[name])
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with kept.with_name(f".{kept.name}.part").open("wb") as file:
-                np.savez(file, **content)  # type: ignore[arg-type]
-            kept.with_name(f".{kept.name}.part").replace(kept)
+            with atomic(kept) as temporary:
+                np.savez(temporary, **content)  # type: ignore[arg-type]
         with np.load(kept, allow_pickle=False) as content:
             return dict(content)
 
@@ -132,7 +123,10 @@ class RecordsSplit(CocoSplit):
 
 
 def find(root: Path) -> Path:
-    """The folder with dataset_info.json: `root`, or the newest version of coco/2017 below it. Raises DataError."""
+    """The folder with dataset_info.json: `root`, or the newest version of coco/2017 below it.
+
+    Raises DataError when there is none.
+    """
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist")
     for folder in (root, root / "2017", root / "coco" / "2017"):
@@ -146,15 +140,18 @@ def find(root: Path) -> Path:
 
 
 def scan(directory: Path, split: str) -> dict[str, np.ndarray]:
-    """Reads every record of a split: image_ids (n,), file_names (n,), sizes (n, 2) height and width from the image
-    files' headers, starts (n + 1,), boxes (k, 4) float32 x1 y1 x2 y2 pixels, labels (k,), crowd (k,). Boxes without
-    area are left out. Raises DataError."""
-    here = records.open_split(directory, split)
+    """Reads every record of a split into arrays, in the order of the records.
+
+    image_ids (n,) int64; file_names (n,); sizes (n, 2) int64 height, width, from the headers of the images; starts
+    (n + 1,) int64, where an image's boxes begin in boxes (k, 4) float32 x1 y1 x2 y2 pixels, labels (k,) int32 and crowd
+    (k,) bool. Boxes without area are left out. Raises DataError.
+    """
+    packed = records.open_split(directory, split)
     image_ids, file_names, sizes, counts = [], [], [], [0]
     boxes, labels, crowd = [], [], []
-    print(f"reading the ids of {len(here)} {split} records of {directory}", file=sys.stderr)
-    for position in tqdm(range(len(here)), unit="record", desc=split, disable=not sys.stderr.isatty()):
-        record = here[position]
+    print(f"reading the ids of {len(packed)} {split} records of {directory}", file=sys.stderr)
+    for position in tqdm(range(len(packed)), unit="record", desc=split, disable=not sys.stderr.isatty()):
+        record = packed[position]
         encoded = io.BytesIO(record["image"])
         height, width = images.size(encoded, f"{directory}: {split} record {position}")
         corners = np.array(record["objects"]["bbox"], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
@@ -169,6 +166,11 @@ def scan(directory: Path, split: str) -> dict[str, np.ndarray]:
         crowd.append(np.array(record["objects"]["is_crowd"], bool).reshape(-1)[kept])
     if not image_ids:
         raise DataError(f"{directory} has no {split} record")
+    if NO_IMAGE in image_ids:
+        raise DataError(
+            f"{directory}: {split} record {image_ids.index(NO_IMAGE)} has the image id {NO_IMAGE}, which"
+            " stands for no image here"
+        )
     return {
         "image_ids": np.array(image_ids, np.int64),
         "file_names": np.array(file_names),

@@ -1,4 +1,4 @@
-"""COCO annotations and encoded images as a `source.Split`."""
+"""COCO annotations and encoded images as one `source.Split`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from dyhead_jax.data.source import DataError, Example
 
 
 class CocoSplit:
-    """A `source.Split` of COCO annotations and encoded images."""
+    """A `source.Split` of COCO annotations (`index`) and encoded images, both by row."""
 
     def __init__(self, index: coco_json.Index, encoded: EncodedImages):
         self.index = index

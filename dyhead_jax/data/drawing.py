@@ -1,8 +1,9 @@
-"""Pictures of drawn shapes: what `shapes.Shapes` is made of.
+"""Pictures of drawn shapes, of which `shapes.Shapes` consists.
 
-A picture has 1 to 10 of six shapes, sides uniform from 8 to 100 pixels at any rotation, stretched, textured, over
-one another and over the border, on a background of colour clouds, stripes, noise and stray lines. At least `VISIBLE` of
-every shape lies inside the picture, and at least `VISIBLE` of that is not covered: each annotation can be seen.
+A picture has 1 to 10 shapes of six kinds, with sides uniform from 8 to 100 pixels and any rotation, stretched and
+textured; they may overlap one another and the border. The background has colour clouds, stripes, noise and stray lines.
+At least a share `VISIBLE` of every shape lies inside the picture, and at least `VISIBLE` of that is not covered, so
+that each annotation can be seen.
 
 Coordinates: x1 y1 x2 y2 in pixels, continuous, the pixel in column 0 covers 0 <= x < 1.
 """
@@ -16,13 +17,16 @@ NAMES = ("circle", "square", "triangle", "star", "cross", "ring")
 VISIBLE = 0.65
 MIN_SIDE, MAX_SIDE = 8.0, 100.0
 MAX_SHAPES = 10
-_FINE = 4  # supersampling of the masks
+_FINE = 4  # supersampling of the masks, per axis
 
 
 @dataclass(slots=True)
 class Picture:
-    """image: (size, size, 3) uint8 RGB; boxes: (n, 4) float32, the tight extent of each shape inside the picture;
-    labels: (n,) int32 into NAMES; masks: n arrays (size, size) float32, the coverage of each whole shape."""
+    """A picture and its annotations.
+
+    image: (size, size, 3) uint8 RGB; boxes: (n, 4) float32 x1 y1 x2 y2, the tight extent of each shape inside the
+    picture; labels: (n,) int32 into NAMES; masks: n arrays (size, size) float32, the coverage of each whole shape.
+    """
 
     image: np.ndarray
     boxes: np.ndarray
@@ -64,7 +68,7 @@ def draw(rng: np.random.Generator, size: int) -> Picture:
 
 
 def _contours(rng: np.random.Generator, label: int, size: int) -> list[np.ndarray]:
-    """Closed polygons (p, 2) in pixels; a ring has two, of which the second is the hole."""
+    """The outline of a shape as closed polygons (p, 2), x y in pixels; the second one of a ring is its hole."""
     side = rng.uniform(MIN_SIDE, min(MAX_SIDE, 0.7 * size))
     contours = [contour.copy() for contour in _UNIT[NAMES[label]]]
     angle = rng.uniform(0, 2 * np.pi)
@@ -103,25 +107,25 @@ def _area(contours: list[np.ndarray]) -> float:
 
 
 def _clip(polygon: np.ndarray, size: int) -> np.ndarray:
-    """A polygon (p, 2) cut to the picture (Sutherland and Hodgman, 1974), so that its extent is that of what shows."""
+    """A polygon (p, 2) cut to the picture (Sutherland and Hodgman, 1974): its extent is that of the part inside."""
     corners = polygon.tolist()
     for axis, sign, border in ((0, 1, 0), (1, 1, 0), (0, -1, size), (1, -1, size)):
         kept = []
-        for here, there in zip(corners, corners[1:] + corners[:1], strict=True):
-            depth, depth_there = sign * (here[axis] - border), sign * (there[axis] - border)
+        for corner, following in zip(corners, corners[1:] + corners[:1], strict=True):
+            depth, next_depth = sign * (corner[axis] - border), sign * (following[axis] - border)
             if depth >= 0:
-                kept.append(here)
-            if depth * depth_there < 0:
-                share = depth / (depth - depth_there)
-                kept.append([a + share * (b - a) for a, b in zip(here, there, strict=True)])
+                kept.append(corner)
+            if depth * next_depth < 0:
+                share = depth / (depth - next_depth)
+                kept.append([a + share * (b - a) for a, b in zip(corner, following, strict=True)])
         corners = kept
-    return np.clip(np.array(corners), 0, size)  # cuts are on the border but for rounding
+    return np.clip(np.array(corners), 0, size)  # rounding may put a cut beyond the border
 
 
 def _coverage(contours: list[np.ndarray], size: int) -> tuple[tuple[slice, slice], np.ndarray]:
     """The part of the picture that a shape touches, and its coverage there, float32 in [0, 1].
 
-    Drawn four times finer, without OpenCV's own smoothing, which draws too wide.
+    It is drawn four times finer and averaged; OpenCV's own smoothing would draw it too wide.
     """
     points = np.concatenate(contours)
     x1, y1 = np.clip(np.floor(points.min(0)).astype(int), 0, size - 1)
@@ -151,8 +155,11 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _fill(rng: np.random.Generator, canvas: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Paint for a shape, float32 and shaped like canvas (h, w, 3), the part of the picture below it: plain, clouded,
-    striped or speckled, and never nearly the colour below."""
+    """Paint for a shape, (h, w, 3) float32: plain, clouded, striped or speckled.
+
+    canvas: (h, w, 3) float32, the part of the picture below the shape; inside: (h, w) bool, the shape. The colour is
+    redrawn up to 20 times while it is close to the mean colour below.
+    """
     height, width = inside.shape
     below = canvas[inside].mean(0)
     color = rng.uniform(0, 255, 3)

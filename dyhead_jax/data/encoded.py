@@ -7,10 +7,10 @@ from dyhead_jax.data.source import DataError
 
 
 class EncodedImages(Protocol):
-    """Where a split's image files come from. Picklable."""
+    """The encoded images of a split, by row. Picklable."""
 
     def read(self, index: int) -> bytes:
-        """The encoded image of row `index`."""
+        """The encoded image of row `index`. Raises DataError when it cannot be read."""
         ...
 
     def name(self, index: int) -> str:
@@ -19,7 +19,7 @@ class EncodedImages(Protocol):
 
 
 class FolderImages:
-    """Image files in a folder. file_names: relative to it."""
+    """Image files in a folder. file_names: n, relative to it."""
 
     def __init__(self, folder: Path, file_names: list[str]):
         self._folder = folder
@@ -33,3 +33,17 @@ class FolderImages:
 
     def name(self, index: int) -> str:
         return str(self._folder / self._file_names[index])
+
+    def stamps(self) -> list[tuple[int, int]]:
+        """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
+
+        Raises DataError for a file that is missing.
+        """
+        return [self._stamp(row) for row in range(len(self._file_names))]
+
+    def _stamp(self, index: int) -> tuple[int, int]:
+        try:
+            status = (self._folder / self._file_names[index]).stat()
+        except OSError as error:
+            raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
+        return status.st_size, status.st_mtime_ns

@@ -1,8 +1,8 @@
-"""Image files to (h, w, 3) uint8 RGB, safely: an image is either decoded whole or refused by name.
+"""Image files to (h, w, 3) uint8 RGB, safely: an image is decoded whole or refused by name.
 
-Pillow and not OpenCV, since OpenCV fills what is missing of a truncated file with grey and says nothing. Pixels are
-taken as they are stored: COCO boxes refer to them, so an EXIF orientation is not applied. Alpha is dropped, not
-composited; 16 bits a channel become the upper 8; of an animation the first frame is taken.
+With Pillow, not OpenCV, which fills the missing part of a truncated file with grey and reports nothing. Pixels are
+taken as they are stored, without applying an EXIF orientation, since COCO boxes refer to them. Alpha is dropped, not
+composited; of 16 bits a channel the upper 8 are kept; of an animation the first frame is taken.
 """
 
 import io
@@ -23,7 +23,7 @@ _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, *_BOMBS)
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
-    """The (h, w, 3) uint8 RGB image. Raises DataError with `name` when the bytes are no image or a broken one."""
+    """The (h, w, 3) uint8 RGB image. Raises DataError, which gives `name`, for a broken image or none."""
     if not encoded:
         raise DataError(f"{name}: the image file is empty")
     image = _open(io.BytesIO(encoded), name)
@@ -40,7 +40,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def size(file: BinaryIO, name: str) -> tuple[int, int]:
-    """(height, width) of an image file, from its header alone. Raises DataError with `name`."""
+    """(height, width) of an image file, from its header alone. Raises DataError, which gives `name`."""
     image = _open(file, name)
     return image.height, image.width
 

@@ -1,9 +1,9 @@
-"""Batches for the device: Grain runs the loading, `plan` says what is loaded, `transforms` what happens to it.
+"""Batches for the device: Grain runs the loading, `schedule` says what is loaded, `transforms` what happens to it.
 
-Images stay uint8 and padded with zeros at the bottom and right; normalising them is the device's work. Everything
-random about a record follows from (seed, step, row of the global batch) alone: not from the host, the worker or what
-came before. So a run resumed at a step sees what an uninterrupted one would have seen, and hosts together see what one
-host would have seen alone.
+Images stay uint8 and are padded with zeros at the bottom and right; the device normalises them. Everything random about
+a row follows from (seed, step, row of the global batch) alone, not from the host, the worker or the steps before. So a
+run resumed at a step sees what an uninterrupted run would have seen, and all hosts together see what one host would
+have seen alone.
 """
 
 import multiprocessing
@@ -18,9 +18,9 @@ import grain
 import numpy as np
 
 from dyhead_jax.config import DataConfig
-from dyhead_jax.data.plan import Canvas, Plan, choose_canvases
-from dyhead_jax.data.plan import eval_batches as plan_eval_batches
-from dyhead_jax.data.source import DataError, Split
+from dyhead_jax.data import schedule
+from dyhead_jax.data.schedule import Canvas, TrainSchedule, choose_canvases
+from dyhead_jax.data.source import NO_IMAGE, DataError, Split
 from dyhead_jax.data.transforms import EvalTransform, Placed, TrainTransform
 from dyhead_jax.types import Batch, GroundTruth
 
@@ -30,9 +30,9 @@ _LAST_STEP = 2**40  # the schedule has no end; Grain wants one
 class Loaded(NamedTuple):
     """This host's rows of a batch, numpy arrays.
 
-    batch: images and ground truth with sizes, crowd boxes among it (mask and crowd are both True); image_ids: (b,)
-    int64, -1 in a row that only fills up; scales: (b, 2) float32 (y, x), resized over original size; left_out: (b,)
-    int32, boxes of the image that the transforms or `max_boxes` removed.
+    batch: images, and ground truth with sizes and with crowd boxes (mask and crowd are both True); image_ids: (b,)
+    int64, NO_IMAGE in a padding row; scales: (b, 2) float32 (y, x), resized over original size; left_out: (b,) int32,
+    boxes of the image that the transforms or `max_boxes` removed.
     """
 
     batch: Batch
@@ -60,7 +60,7 @@ def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]
 
 
 class TrainIterator(grain.DatasetIterator[Loaded]):
-    """Endless batches. The state is the next step, as JSON for `grain.checkpoint`, and fits any number of workers."""
+    """Endless batches. The state is the next step, as JSON for `grain.checkpoint`, whatever the number of workers."""
 
     def __init__(self, load: "_TrainLoader", start_step: int, workers: int):
         super().__init__()
@@ -76,8 +76,8 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         return loaded
 
     def image_ids(self, step: int) -> np.ndarray:
-        """(B,) int64 ids of the images that step `step`, counted from 0, shows on all hosts, in the batch's order."""
-        _, images = self._load.plan.step(step)
+        """(B,) int64 ids of the images of step `step`, counted from 0, on all hosts, in the order of the batch."""
+        _, images = self._load.schedule.step(step)
         return np.asarray(self._load.split.image_ids)[images]
 
     def get_state(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         return {"step": self._step}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues at the step of `state`. Raises DataError for the state of something else."""
+        """Continues at the step of `state`. Raises DataError for the state of another kind of iterator."""
         step = state.get("step") if isinstance(state, dict) else None
         if not isinstance(step, int) or step < 0:
             raise DataError(f"{state!r} is not the state of a training iterator")
@@ -93,12 +93,12 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         self._step = step
 
     def start_prefetch(self) -> None:
-        """Begins to load ahead."""
+        """Starts to load ahead."""
         if self._inner is None:
             self._inner = self._start()
 
     def close(self) -> None:
-        """Ends threads and worker processes; the next batch starts them again."""
+        """Ends the threads and worker processes; the next batch starts them again."""
         if self._inner is not None:
             self._inner.close()
         self._inner = None
@@ -111,15 +111,15 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         if self._workers == 0:
             inner = iter(steps.to_iter_dataset(_threads()))
         else:
-            one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            single = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-            inner = iter(steps.to_iter_dataset(one).mp_prefetch(options, worker_init_fn=_end_with_parent))
+            inner = iter(steps.to_iter_dataset(single).mp_prefetch(options, worker_init_fn=_end_with_parent))
         inner.start_prefetch()
         return inner
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """In a loader process: it ends when the training process does, also where that is killed."""
+    """Run in a worker process: it ends when the training process does, even when that is killed."""
     del index, count
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -158,8 +158,8 @@ def train_batches(
         flip=data.flip,
         min_box_side=data.min_box_side,
     )
-    plan = Plan(groups, data.batch_size, seed)
-    load = _TrainLoader(split, plan, data.canvases, transform, own, data.max_boxes)
+    steps = TrainSchedule(groups, data.batch_size, seed)
+    load = _TrainLoader(split, steps, data.canvases, transform, own, data.max_boxes)
     return TrainIterator(load, start_step, data.workers)
 
 
@@ -168,14 +168,14 @@ def eval_batches(
 ) -> Iterator[Loaded]:
     """This host's rows of the evaluation batches: every image exactly once over all hosts, whatever their number.
 
-    Batches have `data.eval_batch_size` rows over all hosts, or the next multiple of the hosts, and every host gets as
-    many, on the same canvases in the same order; rows that only fill up have image_id -1, size 1 x 1 and no boxes.
-    flip: images and boxes are mirrored left to right. Raises DataError as `train_batches` does.
+    Batches have `data.eval_batch_size` rows over all hosts, rounded up to a multiple of the hosts. Every host gets the
+    same number of batches, on the same canvases in the same order. Padding rows have image_id NO_IMAGE, size 1 x 1 and
+    no boxes. flip: images and boxes are mirrored left to right. Raises DataError as `train_batches` does.
     """
     size = -(-data.eval_batch_size // process_count) * process_count
     own = _own_rows("data.eval_batch_size", size, process_index, process_count)
     canvas_of = _canvas_of(split.sizes, data)
-    batches = plan_eval_batches(canvas_of, len(data.canvases), size)
+    batches = schedule.eval_batches(canvas_of, len(data.canvases), size)
     transform = EvalTransform(tuple(data.short_side), data.long_side, flip)
     load = _EvalLoader(split, batches, data.canvases, transform, own, data.max_boxes)
     return iter(grain.MapDataset.range(len(batches)).map(load).to_iter_dataset(_threads()))
@@ -184,7 +184,7 @@ def eval_batches(
 @dataclass(slots=True, frozen=True)
 class _TrainLoader:
     split: Split
-    plan: Plan
+    schedule: TrainSchedule
     canvases: tuple[Canvas, ...]
     transform: TrainTransform
     rows: range
@@ -192,11 +192,11 @@ class _TrainLoader:
 
     def __call__(self, step: int) -> Loaded:
         _one_thread()
-        group, images = self.plan.step(step)
+        group, images = self.schedule.step(step)
         canvas = self.canvases[group]
         placed: list[Placed | None] = []
         for row in self.rows:
-            rng = np.random.default_rng([self.plan.seed, 2, step, row])
+            rng = np.random.default_rng([self.schedule.seed, 2, step, row])
             placed.append(self.transform(self.split[int(images[row])], canvas, rng))
         return collate(placed, canvas, self.max_boxes)
 
@@ -220,9 +220,9 @@ class _EvalLoader:
 
 
 def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Loaded:
-    """Pads and stacks; None is a row that only fills up.
+    """Pads and stacks the images and boxes of a batch; None is a padding row.
 
-    Of more than `max_boxes` boxes the largest are kept, crowd regions last. Order is otherwise as in the file.
+    Of more than `max_boxes` boxes the largest are kept, crowd regions last; they stay in the file's order.
     """
     count = len(placed)
     images = np.zeros((count, *canvas, 3), np.uint8)
@@ -231,13 +231,13 @@ def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Load
     mask = np.zeros((count, max_boxes), bool)
     crowd = np.zeros((count, max_boxes), bool)
     sizes = np.ones((count, 2), np.int32)
-    image_ids = np.full(count, -1, np.int64)
+    image_ids = np.full(count, NO_IMAGE, np.int64)
     scales = np.ones((count, 2), np.float32)
     left_out = np.zeros(count, np.int32)
-    for row, one in enumerate(placed):
-        if one is None:
+    for row, item in enumerate(placed):
+        if item is None:
             continue
-        example = one.example
+        example = item.example
         height, width = example.image.shape[:2]
         images[row, :height, :width] = example.image
         kept = np.arange(len(example.boxes))
@@ -249,8 +249,8 @@ def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Load
         mask[row, :n] = True
         sizes[row] = height, width
         image_ids[row] = example.image_id
-        scales[row] = one.scale
-        left_out[row] = one.left_out + len(example.boxes) - n
+        scales[row] = item.scale
+        left_out[row] = item.left_out + len(example.boxes) - n
     truth: Any = GroundTruth(boxes, labels, mask, crowd, sizes)  # type: ignore[arg-type]
     return Loaded(Batch(images, truth), image_ids, scales, left_out)  # type: ignore[arg-type]
 
@@ -274,4 +274,4 @@ def _threads() -> grain.ReadOptions:
 
 
 def _one_thread() -> None:
-    cv2.setNumThreads(0)  # OpenCV's own threads would fight with these and with XLA's
+    cv2.setNumThreads(0)  # OpenCV's own threads would compete with these and with XLA's

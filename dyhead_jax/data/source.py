@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: an example, a split of them, and a source of splits.
+"""What a data set is to the rest of the package: an example, a split of examples, and a source of splits.
 
 Coordinates: a box is (x1, y1, x2, y2) in pixels of the original image as it is stored, float32, continuous: the pixel
 in column 0 covers 0 <= x < 1. A size is (height, width).
@@ -12,6 +12,9 @@ import numpy as np
 
 from dyhead_jax.config import DataConfig, nodes
 
+NO_IMAGE = -(2**63)
+"""The image id of a row that only fills up a batch. No image of a data set has it."""
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and the record or key at fault."""
@@ -21,7 +24,7 @@ class DataError(ValueError):
 class Example:
     """One image with its boxes.
 
-    image: (h, w, 3) uint8 RGB; image_id: the file's own id, up to 64 bits; file_name: as in the file;
+    image: (h, w, 3) uint8 RGB; image_id: the file's own id, 64 bits, not NO_IMAGE; file_name: as in the file;
     boxes: (n, 4) float32 x1 y1 x2 y2 inside the image; labels: (n,) int32, contiguous from 0;
     crowd: (n,) bool, True where the box marks a crowd region that training leaves out.
     """
@@ -49,7 +52,7 @@ class Split(Protocol):
 
     @property
     def image_ids(self) -> np.ndarray:
-        """(n,) int64, the file's own ids."""
+        """(n,) int64, the file's own ids; none is NO_IMAGE."""
         ...
 
     @property
@@ -64,7 +67,7 @@ class Split(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """One line for each kind of thing that was left out or repaired, with its count."""
+        """One line for each kind of thing left out or repaired, with its count."""
         ...
 
     def __len__(self) -> int: ...
@@ -90,7 +93,7 @@ class Source(Protocol):
 def make_source(data: DataConfig, workdir: str | Path) -> Source:
     """The source that a config names; `data.root`, when set, replaces `data.source.root`.
 
-    workdir: where a source may keep what it prepares, in the folder `data`.
+    workdir: a source may keep what it prepares in the folder `data` below it.
     Raises DataError when the source cannot take a root, SymbolError when its import path leads nowhere.
     """
     node = data.source

@@ -16,7 +16,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
 
 @dataclass(slots=True)
 class Placed:
-    """A transformed example that fits the top-left corner of its canvas.
+    """A transformed example, which fits into its canvas from the top-left corner on.
 
     example: the image and its remaining boxes; scale: (y, x), resized size over original size; left_out: boxes that
     were too small after the transforms, or whose centre a crop cut away.
@@ -33,8 +33,8 @@ def resized_size(
     """The (height, width) to resize to.
 
     COCO convention, rounded as in mmdetection's rescale_size: scale = min(short_side / min(h, w), long_side / max(h,
-    w)), size = int(x * scale + 0.5), but never below one pixel. The scale is lowered where the image would not fit
-    `canvas`; `zoom` multiplies it after that, so with zoom <= 1 the result always fits.
+    w)), size = int(x * scale + 0.5), at least one pixel. Where the image would not fit `canvas`, the scale is lowered
+    until it does; then `zoom` multiplies it. So the result always fits with zoom <= 1.
     """
     height, width = size
     scale = min(short_side / min(size), long_side / max(size), canvas[0] / height, canvas[1] / width)
@@ -45,8 +45,11 @@ def resized_size(
 
 
 def resize(example: Example, size: tuple[int, int]) -> Example:
-    """The example at `size`. Bilinear, as both reference implementations; averaging where it shrinks to less than half,
-    since bilinear sampling would skip pixels there."""
+    """The example at `size` (height, width).
+
+    Bilinear, as in both reference implementations. Where a side shrinks to less than half, pixels are averaged instead,
+    since bilinear sampling would skip some.
+    """
     height, width = example.image.shape[:2]
     if (height, width) == size:
         return example
@@ -65,9 +68,9 @@ def flip(example: Example) -> Example:
 
 
 def crop(example: Example, top: int, left: int, height: int, width: int) -> tuple[Example, int]:
-    """The part of the image from (top, left) on, at most (height, width), and how many boxes were lost.
+    """The part of the image from (top, left) on, at most (height, width), and the number of boxes lost.
 
-    Boxes are clipped. One whose centre is outside is left out, a crowd region only when nothing of it is inside.
+    Boxes are clipped. A box whose centre is outside is left out; a crowd region only when no part of it is inside.
     """
     image = np.ascontiguousarray(example.image[top : top + height, left : left + width])
     boxes = example.boxes - np.array([left, top, left, top], np.float32)[None, :]
@@ -80,7 +83,7 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> tupl
 
 
 def drop_small(example: Example, min_side: float) -> tuple[Example, int]:
-    """Without the boxes that have a side shorter than `min_side` pixels, and how many they were."""
+    """The example without the boxes that have a side shorter than `min_side` pixels, and their number."""
     return _keep(example, np.min(example.boxes[:, 2:] - example.boxes[:, :2], axis=1) >= min_side)
 
 
@@ -100,7 +103,7 @@ def jitter_color(example: Example, strength: float, rng: np.random.Generator) ->
 
 @dataclass(slots=True, frozen=True)
 class TrainTransform:
-    """The random transforms of training; see the fields of `config.DataConfig` with the same names."""
+    """The random transforms of training. The fields are those of `config.DataConfig` with the same names."""
 
     short_side: tuple[int, ...]
     short_side_choice: bool
@@ -111,7 +114,8 @@ class TrainTransform:
     min_box_side: float
 
     def __call__(self, example: Example, canvas: tuple[int, int], rng: np.random.Generator) -> Placed:
-        """Resize, zoom (above 1 a random crop to the canvas), flip and colour; the result fits `canvas` (h, w)."""
+        """Resizes, zooms (above 1 with a random crop to the canvas), flips and recolours; the result fits `canvas`
+        (h, w)."""
         if self.short_side_choice:
             short = float(rng.choice(self.short_side))
         else:
@@ -137,7 +141,7 @@ class TrainTransform:
 
 @dataclass(slots=True, frozen=True)
 class EvalTransform:
-    """Resizing only, to the largest of `short_side`, then mirrored left to right with `flip`; every box is kept."""
+    """Resizes to the largest of `short_side`, and with `flip` mirrors left to right; every box is kept."""
 
     short_side: tuple[int, ...]
     long_side: int

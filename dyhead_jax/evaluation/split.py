@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax.config import DataConfig, EvaluationConfig
-from dyhead_jax.data.source import Split
+from dyhead_jax.data.source import NO_IMAGE, Split
 from dyhead_jax.evaluation import multiscale
 from dyhead_jax.evaluation.average_precision import EvaluationError, Result, coco_metrics
 from dyhead_jax.types import Detections
@@ -27,7 +27,7 @@ def to_results(
     """Detections of a batch as COCO results, in pixels of the original images.
 
     detections: boxes (b, d, 4) x1 y1 x2 y2 in pixels of the padded input, scores (b, d), labels (b, d), as NumPy or JAX
-    arrays; image_ids: (b,), -1 where a row is padding; scales: (b, 2), resized over original size as (y, x);
+    arrays; image_ids: (b,), NO_IMAGE where a row is padding; scales: (b, 2), resized over original size as (y, x);
     category_ids: the file's ids by label; original_sizes: (b, 2) height, width, to which boxes are clipped when given.
     Empty slots (score 0 or label -1) and padding rows are left out; the order within an image is kept.
     Raises EvaluationError for a NaN or infinite value in a slot that counts, or a label without a category.
@@ -43,7 +43,7 @@ def to_results(
         boxes = np.clip(boxes, 0.0, limit)
     results = []
     for row, image_id in enumerate(int(i) for i in image_ids):
-        if image_id == -1:
+        if image_id == NO_IMAGE:
             continue
         used = np.flatnonzero((labels[row] != -1) & (scores[row] != 0))
         finite = np.isfinite(scores[row, used]) & np.isfinite(boxes[row, used]).all(-1)
@@ -153,7 +153,7 @@ def _detect_split(
         if pending is not None:
             finish(*pending)
         pending = launched
-        update(process_count * int((np.asarray(loaded.image_ids) != -1).sum()))
+        update(process_count * int((np.asarray(loaded.image_ids) != NO_IMAGE).sum()))
     if pending is not None:
         finish(*pending)
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

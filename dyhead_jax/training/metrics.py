@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from dyhead_jax.files import write_atomic
+from dyhead_jax.files import atomic, write_atomic
 
 
 class ReportError(ValueError):
@@ -134,6 +133,5 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         else:
             axes.text(0.5, 0.5, "nothing yet", ha="center", va="center", transform=axes.transAxes)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

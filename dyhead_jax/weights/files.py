@@ -1,29 +1,30 @@
-"""Weights by name in files of any kind that is read here: .safetensors, .npz, and PyTorch's .pth, .pt, .pkl, .bin.
+"""Weights by name in a file of any kind that is read here: .safetensors, .npz, and PyTorch's .pth, .pt, .pkl, .bin.
 
-.safetensors is the one to prefer: a list of arrays and nothing that could be run. It needs the extra `safetensors`.
+Prefer .safetensors: it holds a list of arrays and nothing that could be run. It needs the extra `safetensors`.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dyhead_jax.files import atomic
 from dyhead_jax.weights import torch_file
 
 WRITTEN = (".safetensors", ".npz")
 
 
 class WeightsFileError(ValueError):
-    """A file that cannot be read or written; the message names it."""
+    """A file of weights that cannot be read or written, or a package that is missing for it; the message names it."""
 
 
 def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Name -> array, and what the file says of itself: mmdetection's "meta", a safetensors file's metadata, or {}.
 
-    The kind goes by what the name ends with, PyTorch's where that is neither .safetensors nor .npz. key: the entry of a
-    PyTorch file that holds the weights, where it is not "state_dict" or "model". bfloat16 becomes float32.
+    The ending of the name tells the kind: .safetensors, .npz, and PyTorch's for all others. key: the entry of a PyTorch
+    file that holds the weights, where it is not "state_dict" or "model". bfloat16 becomes float32. The arrays of a
+    PyTorch file are read-only (see `torch_file.read_checkpoint`).
     Raises WeightsFileError or TorchFileError, one line with the file's name.
     """
     path = Path(path)
@@ -39,22 +40,18 @@ def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[s
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .safetensors or .npz file, complete or not at all.
+    """Writes a .safetensors or .npz file, whole or not at all.
 
-    Raises WeightsFileError for another ending and a file that exists.
+    Raises WeightsFileError for another ending and for a file that exists.
     """
     path = Path(path)
     check_writable(path)
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with atomic(path) as temporary:
         if path.suffix.lower() == ".npz":
-            np.savez(part, **arrays)  # type: ignore[arg-type]
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
         else:
-            _safetensors().save_file(arrays, part, metadata={"format": "pt"})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            _safetensors().save_file(arrays, temporary, metadata={"format": "pt"})
 
 
 def check_writable(path: Path) -> None:
@@ -87,11 +84,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise WeightsFileError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = dict(file.metadata() or {})
+            arrays = {name: _widened(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return arrays, dict(file.metadata() or {})
     except Exception as error:  # the reader has an error class of its own, and others for numbers NumPy does not know
         raise WeightsFileError(f"{path} is broken or no safetensors file ({' '.join(str(error).split())})") from error
-    return {name: _widened(array) for name, array in arrays.items()}, meta
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

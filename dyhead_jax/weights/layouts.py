@@ -1,7 +1,7 @@
-"""Which name table a file of weights needs: found from its names, and added up from a config for a whole detector.
+"""Which name table a file of weights needs: found from the names in it, or put together from a config.
 
 A layout is a way to name parameters. "mmdet" (mmdetection 2 and 3) and "official" (DynamicHead, detectron2, and cvpods
-for BorderDet) name whole detectors; those in BACKBONES a backbone only.
+for BorderDet) name whole detectors; those in BACKBONES name a backbone only.
 """
 
 import re
@@ -25,7 +25,7 @@ from dyhead_jax.weights.state_dict import Table
 
 
 class LayoutError(ValueError):
-    """Names that fit no table, or a model that a layout has no names for."""
+    """Names that fit no table, or a model for which a layout has no names."""
 
 
 WHOLE = ("mmdet", "official")
@@ -72,33 +72,36 @@ class Backbone:
 
 
 def detect(file_names: Iterable[str]) -> str:
-    """The layout of a file: of a whole detector where it has more than a backbone. Raises LayoutError."""
-    found = list(file_names)
+    """The layout of the names in a file, that of a whole detector where there is more than a backbone.
+
+    Raises LayoutError where no layout fits.
+    """
+    names_in_file = list(file_names)
     for layout, mark in MARKS:
-        if any(mark.match(name) for name in found):
+        if any(mark.match(name) for name in names_in_file):
             return layout
-    return find_backbone(found).layout
+    return find_backbone(names_in_file).layout
 
 
 def find_backbone(file_names: Iterable[str], layout: str = "") -> Backbone:
-    """The backbone among the names of a file, wherever it is; layout: one of BACKBONES, or "" for the first that fits.
+    """The backbone among the names of a file, below whatever prefix.
 
-    Raises LayoutError where there is none.
+    layout: one of BACKBONES, or "" for the first that fits. Raises LayoutError where there is none.
     """
-    found = dict.fromkeys(file_names)
+    names_in_file = dict.fromkeys(file_names)
     for name, ((first, second), table) in BACKBONES.items():
         if layout not in ("", name):
             continue
-        ends = [other for other in found if other == first or other.endswith(f".{first}")]
+        ends = [other for other in names_in_file if other == first or other.endswith(f".{first}")]
         for prefix in sorted((end.removesuffix(first) for end in ends), key=len):
-            if prefix + second in found:
+            if prefix + second in names_in_file:
                 return Backbone(name, prefix, table)
     wanted = f"the layout {layout!r}" if layout else f"no layout: {', '.join(ALL)}"
-    raise LayoutError(f"names like {next(iter(found), 'none at all')!r} fit {wanted}")
+    raise LayoutError(f"names like {next(iter(names_in_file), 'none at all')!r} fit {wanted}")
 
 
 def detector(model: ModelConfig, layout: str) -> Table:
-    """The table of the whole detector that a config describes, in one of the layouts WHOLE.
+    """The table of the whole detector that a config describes. layout: one of WHOLE.
 
     Raises LayoutError where the layout has no names for a part of it.
     """
@@ -167,5 +170,5 @@ def _known(part: Table | None, layout: str, node: object) -> Table:
 
 
 def _maps(model: ModelConfig) -> int:
-    """How many maps the backbone gives."""
+    """The number of maps that the backbone gives."""
     return len(model.backbone.depths) if isinstance(model.backbone, SwinConfig) else 4

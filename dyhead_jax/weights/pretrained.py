@@ -17,29 +17,28 @@ class PretrainedError(ValueError):
 def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of the backbone, NumPy arrays.
 
-    name: "efficientnet-lite0", or a file of weights (`files.read`) with a ResNet, ResNeXt or Swin Transformer
-    among them, in any of the layouts `layouts.BACKBONES` and below any prefix: a backbone of its own or that of a whole
-    detector. shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`; every one of them
-    must be filled, but for Swin's norms of the maps, which no classifier has: they stay the arrays that they are, and
-    are left out where they are none.
+    name: "efficientnet-lite0", or a file of weights (`files.read`) that holds a ResNet, ResNeXt or Swin Transformer, in
+    any of the layouts `layouts.BACKBONES` and below any prefix: a backbone alone, or that of a whole detector.
+    shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`. The weights must fill every
+    one of them, except Swin's norms of the maps, which no classifier has: where the file lacks them, arrays stay as
+    they are and shapes are left out.
     Raises PretrainedError, WeightsFileError, TorchFileError or NamesError, one line each, where the weights are absent
     or do not fit.
     """
     if name == "efficientnet-lite0":
         loaded = lite0_package.pretrained()
-        same = jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, dict(shapes))
-        if not same:
+        if jax.tree.map(np.shape, loaded) != jax.tree.map(np.shape, dict(shapes)):
             raise PretrainedError(f"config.model.pretrained={name!r} does not fit config.model.backbone")
         return loaded
     arrays, _ = files.read(name)
     try:
-        found = layouts.find_backbone(arrays)
-        tree = state_dict.match(found.table, below(arrays, found.prefix), shapes).variables
+        source = layouts.find_backbone(arrays)
+        tree = state_dict.match(source.table, below(arrays, source.prefix), shapes).variables
     except (layouts.LayoutError, state_dict.NamesError) as error:
         raise PretrainedError(f"{name}: {error}") from error
     leaves = traverse_util.flatten_dict(tree)
-    known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
-    return traverse_util.unflatten_dict(known)
+    arrays_only = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+    return traverse_util.unflatten_dict(arrays_only)
 
 
 def below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a checkpoint of another project tells of its classes and of the pixels it was trained on."""
+"""What a checkpoint of another project says about its classes and about the pixels it was trained on."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Pixels:
     bgr: bool
 
     def options(self) -> str:
-        """As options of the command line."""
+        """As options of train.py."""
         mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return f"--config.model.bgr={self.bgr} --config.model.pixel_mean={mean} --config.model.pixel_std={std}"
 
@@ -32,25 +32,26 @@ class Pixels:
 
 
 def configured(model: ModelConfig) -> Pixels:
+    """What a config says."""
     return Pixels(tuple(model.pixel_mean), tuple(model.pixel_std), model.bgr)
 
 
 def pixels(
     arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], layout: str, model: ModelConfig
 ) -> tuple[Pixels | None, str]:
-    """What the weights were trained on, and how that is known; None where nothing tells.
+    """What the weights were trained on, and how that is known; (None, "") where it is not.
 
     Sources: the buffers pixel_mean and pixel_std that detectron2 saved before version 0.4; the config text in
-    mmdetection's meta; the kind of file, for Caffe2's (blue first; std 1 but for ResNeXt).
+    mmdetection's meta; for Caffe2's the kind of file (blue first; std 1, except for ResNeXt).
     """
     if {"pixel_mean", "pixel_std"} <= set(arrays):
         mean, std = (tuple(np.asarray(arrays[f"pixel_{k}"], float).ravel().tolist()) for k in ("mean", "std"))
         return _in_rgb(mean, std, bgr=mean[0] < mean[-1]), "its pixel_mean and pixel_std say so"
     text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
-    found = {key: set(re.findall(rf"\b{key}=\[([-\d.,e\s]+)\]", text)) for key in ("mean", "std")}
+    lists = {key: set(re.findall(rf"\b{key}=\[([-\d.,e\s]+)\]", text)) for key in ("mean", "std")}
     orders = set(re.findall(r"\b(?:bgr_to_rgb|to_rgb)=(True|False)", text))
-    if all(len(values) == 1 for values in (*found.values(), orders)):
-        mean, std = (_numbers(found[key].pop()) for key in ("mean", "std"))
+    if all(len(values) == 1 for values in (*lists.values(), orders)):
+        mean, std = (_numbers(lists[key].pop()) for key in ("mean", "std"))
         if len(mean) == len(std) == 3:
             return _in_rgb(mean, std, bgr=orders == {"False"}), "its mmdetection config says so"
     if layout == "resnet-caffe2":
@@ -60,7 +61,7 @@ def pixels(
 
 
 def same(a: Pixels, b: Pixels) -> bool:
-    """Equal up to the rounding that such files have."""
+    """Whether the two are equal up to the rounding in such files."""
     return a.bgr == b.bgr and np.allclose(a.mean, b.mean, atol=0.01) and np.allclose(a.std, b.std, atol=0.01)
 
 
@@ -90,11 +91,11 @@ def class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
 def categories(
     names: Sequence[str] | None, count: int, of_file: Sequence[tuple[str, int]] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...], str]:
-    """(class names, category ids) by label for `count` classes, and where they are from.
+    """(class names, category ids) by label for `count` classes, and where they come from.
 
-    names: of the checkpoint; of_file: (name, id) of a COCO file, which then has the last word on ids, and on names
-    where the checkpoint has none. COCO's own for its names, and for 80 classes without names.
-    Raises ValueError when a file fits neither the number of classes nor the checkpoint's names.
+    names: of the checkpoint; of_file: (name, id) pairs of a COCO file, which decides on the ids, and on the names where
+    the checkpoint has none. Without a file, COCO's names and 80 classes without names get COCO's names and ids.
+    Raises ValueError when the file does not fit the number of classes or the checkpoint's names.
     """
     if names is not None and len(names) != count:
         names = None

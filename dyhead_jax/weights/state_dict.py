@@ -1,8 +1,9 @@
 """Parameters between PyTorch checkpoints and trees here: `load`, which accounts for every one of them, and `save`.
 
-A table is a list of rules. `Rule("layer{}.{}.conv{}.weight", "layer{}_{}/conv{}/kernel", "conv")`: each {} stands for a
-number and goes over in order; the kind says how the array is laid out (KINDS). A target `scales[{}]` is one piece of a
-stack. Tables add up, and `under` puts one below a prefix. The tables themselves are in `names`.
+A table is a list of rules such as `Rule("layer{}.{}.conv{}.weight", "layer{}_{}/conv{}/kernel", "conv")`. Each {}
+stands for a number, and the numbers keep their order; the kind says how the array is laid out (KINDS). A target
+`scales[{}]` is one piece of a stack. Tables can be added, and `under` puts one below a prefix. The tables themselves
+are in `names`.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 
 class NamesError(ValueError):
@@ -85,10 +87,10 @@ class Rule:
 class Table:
     """Rules, and what may be left over on either side.
 
-    ignored: names of the file with no place here, each with the reason. optional: paths here that a file may lack, and
-    which then keep their value. constants: batch statistics that the format leaves out since their value is known.
-    renamed: (pattern, replacement) of `re.sub` for older forms of a name; the first that fits counts. In `ignored` and
-    `constants` a * is anything, in `ignored` and `optional` a {} any number.
+    ignored: names in the file that have no place here, each with the reason. optional: paths here that a file may lack;
+    they then keep their value. constants: batch statistics that the format leaves out because their value is known.
+    renamed: (pattern, replacement) of `re.sub` for older forms of a name; the first that fits is taken. In `ignored`
+    and `constants` a * matches anything, in `ignored` and `optional` a {} matches any number.
     """
 
     rules: tuple[Rule, ...]
@@ -116,11 +118,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Match:
-    """A checkpoint and a model brought together.
+    """How a checkpoint fills a model.
 
     variables: the model's tree, filled. names: path here -> name in the file ("scales[2]" is a piece of a stack).
-    left: name in the file -> why it has no place. kept: paths here that the file lacks and may lack. constant: paths
-    here whose value the format implies.
+    left: name in the file -> why it has no place here. kept: paths here that the file may lack and does. constant:
+    paths here whose value the format implies.
     """
 
     variables: dict[str, Any]
@@ -135,29 +137,29 @@ def load(
 ) -> dict[str, Any]:
     """The tree {"params": ..., "batch_stats": ...} of NumPy arrays that a PyTorch checkpoint holds for a model here.
 
-    variables: as in `match`; where the file may lack a parameter it must be an array. Without it the tree is what the
-    table makes of the file.
+    state_dict: name -> array. variables: as in `match`, but a parameter that the file lacks must be an array. Without
+    it the tree is whatever the table makes of the file.
     Raises NamesError as `match` does.
     """
     if variables is None:
         filled, _, _, problems = _collect(table, state_dict, None)
         if problems:
             raise NamesError("; ".join(problems))
-        return _nest(filled)
-    found = match(table, state_dict, variables)
+        return traverse_util.unflatten_dict(filled, sep="/")
+    matched = match(table, state_dict, variables)
     flat = _flatten(variables)
-    lacking = [path for path in found.kept if isinstance(flat[path], jax.ShapeDtypeStruct)]
+    lacking = [path for path in matched.kept if isinstance(flat[path], jax.ShapeDtypeStruct)]
     if lacking:
         raise NamesError(f"the checkpoint has nothing for {_some(lacking)} of the model")
-    return found.variables
+    return matched.variables
 
 
 def match(table: Table, state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> Match:
-    """Fills a model's tree from a checkpoint, and accounts for every parameter of both sides.
+    """Fills a model's tree from a checkpoint, and accounts for every parameter on both sides.
 
     variables: the model's own tree, arrays or `jax.ShapeDtypeStruct` (of `jax.eval_shape(model.init, ...)`); the result
     has its structure and dtypes, and its values where the file may lack a parameter.
-    Raises NamesError, naming up to five of each kind, for names of the file that no rule takes, parameters of
+    Raises NamesError, which names up to five of each kind, for names of the file that no rule takes, parameters of
     `variables` that the file does not fill, two names for one parameter, missing pieces of a stack, and shapes that
     differ.
     """
@@ -189,7 +191,7 @@ def match(table: Table, state_dict: Mapping[str, np.ndarray], variables: Mapping
         problems.append(unlike[0] + (f"; and {len(unlike) - 1} more shapes differ" if len(unlike) > 1 else ""))
     if problems:
         raise NamesError("; ".join(problems))
-    return Match(_nest(result), names, left, tuple(kept), tuple(constant))
+    return Match(traverse_util.unflatten_dict(result, sep="/"), names, left, tuple(kept), tuple(constant))
 
 
 def _collect(
@@ -197,7 +199,7 @@ def _collect(
 ) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str], list[str]]:
     """Our arrays by path, the name behind each path, the names left over and why, and what is wrong.
 
-    flat: paths that the model has; None takes every path that a rule gives.
+    flat: the paths that the model has; None for all that the rules give.
     """
     rules = [(_pattern(rule.source), rule) for rule in table.rules]
     ignored = [(_pattern(name), reason) for name, reason in table.ignored]
@@ -243,9 +245,9 @@ def _collect(
 
 
 def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch names and layouts of a tree {"params": ..., ...}: `load` backwards, for what the table names.
+    """The tree {"params": ..., ...} under PyTorch's names and in its layouts: the inverse of `load`.
 
-    Raises NamesError for a parameter that no rule gives, unless it has the value that the format implies.
+    Raises NamesError for a parameter that no rule names, unless it has the value that the format implies.
     """
     rules = [(_pattern(f"{rule.collection}/{rule.target}"), rule) for rule in table.rules]
     constants = [(_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
@@ -258,10 +260,10 @@ def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         entries = [(path, value)]
         if not any(pattern.fullmatch(path) for pattern, _ in rules):
             entries = [(f"{path}[{i}]", piece) for i, piece in enumerate(value)] if value.ndim else []
-        found = [(m, rule, v) for p, v in entries for pattern, rule in rules if (m := pattern.fullmatch(p))]
-        if not found:
+        matches = [(m, rule, v) for p, v in entries for pattern, rule in rules if (m := pattern.fullmatch(p))]
+        if not matches:
             unknown.append(path)
-        for matched, rule, v in found:
+        for matched, rule, v in matches:
             array = INVERSES[rule.kind](v)
             result[_fill(rule.source, matched.groups())] = _grouped(array, tuple(np.argsort(rule.order).tolist()))
     if unknown:
@@ -273,19 +275,9 @@ _STACK = re.compile(r"(.*)\[(\d+)\]")  # piece number n of a stack
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
-    return {"/".join(str(key.key) for key in keys): leaf for keys, leaf in leaves}
-
-
-def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return tree
+    """Path by slashes -> leaf, in the order of the paths."""
+    leaves = traverse_util.flatten_dict(dict(variables))
+    return {"/".join(path): leaves[path] for path in sorted(leaves)}
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -293,7 +285,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _shifted(replacement: str) -> str:
-    r"""\1, \2, ... become \2, \3, ... behind a new first group."""
+    r"""The replacement where a new first group comes before: \1, \2, ... become \2, \3, ... behind it."""
     return r"\1" + re.sub(r"\\(\d)", lambda m: f"\\{int(m[1]) + 1}", replacement)
 
 

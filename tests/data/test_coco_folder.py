@@ -1,5 +1,7 @@
 """A COCO folder as a source, read as it is or packed."""
 
+import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -8,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig, ShapesConfig
-from dyhead_jax.data.packing import records, tfds_builder
+from dyhead_jax.data.packing import records, shards
 from dyhead_jax.data.source import DataError, make_source
 from tests.data.folders import data_config, rewrite, write_split
 
@@ -60,29 +63,87 @@ def test_packed_gives_the_same_examples_and_the_schema_of_coco(folder: Path, tmp
         np.testing.assert_array_equal(ours.boxes, theirs.boxes)
         assert ours.image_id == theirs.image_id
     [directory] = (tmp_path / "w" / "data").iterdir()
-    builder = tfds.builder_from_directory(directory / "detections" / "1.0.0")
-    records = builder.as_data_source(split="train", decoders={"image": tfds.decode.SkipDecoding()})
-    assert records[0]["image"] == (folder / "train" / "0.png").read_bytes()
-    assert records[0]["image/filename"] == b"0.png"
+    builder = tfds.builder_from_directory(directory)
+    stored = builder.as_data_source(split="train", decoders={"image": tfds.decode.SkipDecoding()})
+    assert stored[0]["image"] == (folder / "train" / "0.png").read_bytes()
+    assert stored[0]["image/filename"] == b"0.png"
     truth = plain.coco()["annotations"]
-    objects = [record["objects"] for record in records]
+    objects = [record["objects"] for record in stored]
     for key, name in (("id", "id"), ("area", "area_float"), ("iscrowd", "is_crowd"), ("bbox", "bbox_xywh")):
-        stored = [np.asarray(value).tolist() for own in objects for value in own[name]]
-        assert stored == [annotation[key] for annotation in truth]
+        values = [np.asarray(value).tolist() for own in objects for value in own[name]]
+        assert values == [annotation[key] for annotation in truth]
     np.testing.assert_allclose(objects[0]["bbox"][0], [3 / 20, 2 / 30, 11.25 / 20, 12.5 / 30], rtol=1e-6)
     again = make_source(config, tmp_path / "w").split("train")
     np.testing.assert_array_equal(again[0].image, plain[0].image)
 
 
-def test_a_killed_packing_leaves_nothing_that_looks_whole(folder: Path, tmp_path: Path) -> None:
-    def dies():
-        yield records.Record(1, "x.png", (20, 30), (folder / "train" / "0.png").read_bytes(), [])
+class _Dies(records.SplitRecords):
+    def rows(self, start, stop):
+        yield next(super().rows(start, stop))
         raise KeyboardInterrupt
 
-    target = tmp_path / "kept" / "set"
-    with pytest.raises(KeyboardInterrupt):
-        tfds_builder.prepare(target, records={"train": dies}, class_names=("a", "b"), finish=lambda folder: None)
-    assert list(target.parent.iterdir()) == []
+
+def test_a_killed_packing_leaves_nothing_that_looks_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = data_config(folder, source=CocoFolderConfig(root=str(folder), prepared=True))
+    with monkeypatch.context() as patch:
+        patch.setattr("dyhead_jax.data.packing.packed_folder.SplitRecords", _Dies)
+        with pytest.raises(KeyboardInterrupt):
+            make_source(config, tmp_path / "w").split("train")
+    assert list((tmp_path / "w" / "data").iterdir()) == []
+    assert len(make_source(config, tmp_path / "w").split("train")) == 4
+
+
+def test_of_two_packings_at_once_the_first_to_end_stays(folder: Path, tmp_path: Path) -> None:
+    config = data_config(folder, source=CocoFolderConfig(root=str(folder), prepared=True))
+    split = make_source(data_config(folder), "unused").split("train")
+    target = tmp_path / "set"
+    with shards.whole(target) as second:
+        shards.pack(second, "coco", {"train": records.SplitRecords(split.index, split.encoded)}, split.class_names)
+        with shards.whole(target) as first:
+            shards.pack(first, "coco", {"train": records.SplitRecords(split.index, split.encoded)}, split.class_names)
+        opened = records.PackedImages(target, "train", split.image_ids)
+        inode = target.stat().st_ino
+    assert target.stat().st_ino == inode
+    assert opened.read(3) == split.encoded.read(3)
+    assert [path.name for path in tmp_path.iterdir() if "set" in path.name] == ["set"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/data.* cannot be written"):
+        make_source(config, tmp_path / "file").split("train")
+
+
+def test_a_picture_that_was_replaced_is_packed_anew(folder: Path, tmp_path: Path) -> None:
+    config = data_config(folder, source=CocoFolderConfig(root=str(folder), prepared=True))
+    before = make_source(config, tmp_path / "w").split("train")[1].image
+    Image.fromarray(255 - before).save(folder / "train" / "1.png")
+    after = make_source(config, tmp_path / "w").split("train")[1].image
+    np.testing.assert_array_equal(after, 255 - before)
+
+
+def test_a_copy_that_an_earlier_version_packed_is_used_while_it_holds_the_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name tells the annotations only, and tfds' builder put its files two folders below."""
+    config = data_config(folder, source=CocoFolderConfig(root=str(folder), prepared=True))
+    plain = make_source(data_config(folder), "unused").split("train")
+    described = [str(plain.index.path), plain.image_ids.tolist(), plain.index.file_names, plain.sizes.tolist()]
+    content = plain.index.path.read_bytes() + json.dumps(described).encode()
+    earlier = tmp_path / "w" / "data" / f"train-{hashlib.sha256(content).hexdigest()[:12]}"
+    below = earlier / "detections" / "1.0.0"
+    below.mkdir(parents=True)
+    shards.pack(below, "detections", {"train": records.SplitRecords(plain.index, plain.encoded)}, plain.class_names)
+    for compares in (True, False):
+        split = make_source(config, tmp_path / "w").split("train")
+        assert [path.name for path in earlier.parent.iterdir()] == [earlier.name]
+        assert ("comparing the train images" in capsys.readouterr().err) == compares
+        for row in range(len(plain)):
+            assert split.encoded.read(row) == plain.encoded.read(row)
+            np.testing.assert_array_equal(split[row].image, plain[row].image)
+    image = plain[1].image
+    Image.fromarray(255 - image).save(folder / "train" / "1.png")
+    np.testing.assert_array_equal(make_source(config, tmp_path / "w").split("train")[1].image, 255 - image)
+    assert len([*earlier.parent.iterdir()]) == 2
 
 
 def test_faults_name_the_file(folder: Path) -> None:

@@ -174,6 +174,7 @@ def test_annotation_ids_that_pycocotools_would_lose_are_renumbered(good: tuple[P
     [
         (lambda c: c["images"][0].update(id=True), r"images\[0\]\.id is True"),
         (lambda c: c["images"][0].update(id=2**63), r"images\[0\]\.id"),
+        (lambda c: c["images"][2].update(id=-(2**63)), r"images\[2\]\.id -9223372036854775808 stands for no image"),
         (lambda c: c["images"][0].update(file_name="a\0b"), "leads out"),
         (lambda c: c["images"][0].update(file_name="..\\x.png"), "leads out"),
         (lambda c: c["images"][0].update(file_name="C:\\x.png"), "leads out"),

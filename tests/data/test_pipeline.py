@@ -18,8 +18,8 @@ import pytest
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.coco_split import CocoSplit
-from dyhead_jax.data.plan import choose_canvases
-from dyhead_jax.data.source import DataError, Example, make_source
+from dyhead_jax.data.schedule import choose_canvases
+from dyhead_jax.data.source import NO_IMAGE, DataError, Example, make_source
 from dyhead_jax.data.transforms import Placed
 from tests.data.folders import data_config, rewrite, shared, write_split
 
@@ -109,7 +109,7 @@ def test_every_canvas_shows_its_images_once_an_epoch(folder: Path) -> None:
     shown = [batches.image_ids(step).tolist() for step in range(100)]
     loaded = [next(batches) for _ in range(4)]
     batches.close()
-    assert [one.image_ids.tolist() for one in loaded] == shown[:4]
+    assert [batch.image_ids.tolist() for batch in loaded] == shown[:4]
     rows, _ = pipeline.train_images(split, config)
     canvases = choose_canvases(split.sizes[rows], config.canvases, 32, 48)
     assert sorted(set(canvases)) == [0, 1, 2]
@@ -141,8 +141,8 @@ def test_resuming_is_exact(folder: Path, single: list[pipeline.Loaded], tmp_path
     _assert_equal(_take(config, 2, start_step=9), single[9:11])
     with pytest.raises(DataError, match="not the state"):
         batches.set_state({"next_index": 3})
-    for one in (batches, again):
-        one.close()
+    batches.close()
+    again.close()
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -310,5 +310,5 @@ def test_odd_images_load(tmp_path: Path) -> None:
     source = CocoFolderConfig(root=str(tmp_path), val_images=str(root / "images"))
     config = _config(tmp_path, source=source)
     loaded = list(pipeline.eval_batches(_split(config, "val"), config))
-    assert sorted(i for one in loaded for i in one.image_ids if i >= 0) == list(range(len(names)))
-    assert all(np.asarray(one.batch.ground_truth.sizes).min() >= 1 for one in loaded)
+    assert sorted(i for batch in loaded for i in batch.image_ids if i != NO_IMAGE) == list(range(len(names)))
+    assert all(np.asarray(batch.batch.ground_truth.sizes).min() >= 1 for batch in loaded)

@@ -1,5 +1,8 @@
 """Drawn shapes: the same every time, boxes that fit, objects that can be seen."""
 
+import hashlib
+import pickle
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -105,6 +108,28 @@ def test_annotations_are_those_of_the_drawing(tmp_path: Path) -> None:
         assert np.abs(small[0].astype(int) - small[1]).mean() < 3  # JPEG
     truth = split.coco()
     assert len({annotation["id"] for annotation in truth["annotations"]}) == len(split.index.boxes)
+
+
+def test_a_set_that_an_earlier_version_drew_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that began with it goes on with the same pictures, whatever would be drawn now."""
+    with zipfile.ZipFile(Path(__file__).parent / "packing" / "earlier_shapes.zip") as archive:
+        archive.extractall(tmp_path / "data")
+    config = DataConfig(source=ShapesConfig(train_images=3, val_images=2, size=32))
+    source = make_source(config, tmp_path)
+    digests = {  # as that version read it
+        "train": "9ffc45e085ff7bd6ff21d05660ef644d0566d051dfc575d460fc916ca7c7d2cf",
+        "val": "a6ab395972c51af07a8b6d8ad8cb79a5cd2207a82230a04e12b361d11b908416",
+    }
+    for name, digest in digests.items():
+        split = pickle.loads(pickle.dumps(source.split(name)))
+        content = hashlib.sha256()
+        for row in range(len(split)):
+            example = split[row]
+            content.update(split.encoded.read(row) + example.boxes.tobytes() + example.labels.tobytes())
+            content.update(f"{example.file_name}{example.image_id}".encode())
+        assert content.hexdigest() == digest
+    assert capsys.readouterr().err == ""
+    assert len([*tmp_path.glob("data/*")]) == 1
 
 
 @pytest.mark.parametrize("field", ["train_images", "val_images", "size", "seed"])

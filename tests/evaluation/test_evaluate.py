@@ -1,5 +1,7 @@
 """Average precision equals the published numbers; boxes go back to the original image; broken files are named."""
 
+import contextlib
+import dataclasses
 import itertools
 import json
 import sys
@@ -9,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import Config, DataConfig
-from dyhead_jax.data.source import Example
+from dyhead_jax.config import CocoFolderConfig, Config, DataConfig
+from dyhead_jax.data import pipeline
+from dyhead_jax.data.source import NO_IMAGE, Example, make_source
 from dyhead_jax.evaluation import average_precision
 from dyhead_jax.evaluation.split import evaluate_split, to_results
 from dyhead_jax.types import Detections
-from tests.data.folders import SHARED
+from tests.data.folders import SHARED, rewrite, write_split
 
 needs_shared = pytest.mark.skipif(not (SHARED / "coco_eval").is_dir(), reason=f"{SHARED}/coco_eval is absent")
 CASES = {
@@ -200,7 +204,7 @@ def test_results_are_in_original_pixels_with_the_files_ids():
     found = detections(boxes, [[0.9, 0.5, 0.0], [0.8, 0.7, 0.6]], [[1, -1, 0], [0, 1, -1]])
     huge = 2**53 + 1
     scales = np.array([[2.0, 0.5], [1.0, 2.0]])
-    results = to_results(found, np.array([huge, -1]), scales, (7, 90))
+    results = to_results(found, np.array([huge, NO_IMAGE]), scales, (7, 90))
     assert results == [{"image_id": huge, "category_id": 90, "bbox": [20, 10, 40, 20], "score": pytest.approx(0.9)}]
     results = to_results(found, np.array([huge, 5]), scales, (7, 90), np.array([[25, 50], [100, 120]]))
     assert [r["bbox"] for r in results] == [[20, 10, 30, 15], [0, 0, 120, 100], [0, 0, 0.5, 1]]
@@ -323,9 +327,34 @@ def test_hosts_together_give_what_one_gives(count, monkeypatch):
     assert all(leaf.dtype.itemsize <= 4 for leaf in jax.tree.leaves(shares))  # JAX would cut wider ones
 
 
-def test_a_missing_image_is_noticed(monkeypatch):
-    from dyhead_jax.data import pipeline
+def test_no_image_id_of_a_file_is_taken_for_padding(tmp_path):
+    """-1, a common mark of "none", 0 and 5, in batches of four."""
+    ids, squares = [-1, 0, 5], Squares(3)
+    for name in ("train", "val"):
+        boxes = [[[x1, y1, x2 - x1, y2 - y1]] for x1, y1, x2, y2 in squares.boxes.tolist()]
+        content = write_split(tmp_path, name, [(40, 60)] * 3, boxes)
+        content["categories"] = [{"id": 7, "name": "b"}]
+        for i, (image, annotation) in enumerate(zip(content["images"], content["annotations"], strict=True)):
+            image["id"] = annotation["image_id"] = ids[i]
+            annotation["category_id"] = 7
+            x1, y1, x2, y2 = squares.boxes[i].astype(int)
+            picture = np.zeros((40, 60, 3), np.uint8)
+            picture[y1:y2, x1:x2] = 255
+            Image.fromarray(picture).save(tmp_path / name / image["file_name"])
+        rewrite(tmp_path, name, content)
+    data = dataclasses.replace(DATA, source=CocoFolderConfig(root=str(tmp_path)), batch_size=2, max_boxes=2)
+    source = make_source(data, tmp_path)
+    with contextlib.closing(pipeline.train_batches(source.split("train"), data, 0)) as batches:
+        seen = [image_id for _ in range(3) for image_id in next(batches).image_ids.tolist()]
+    assert sorted(seen) == sorted(2 * ids)  # two passes
+    metrics, results = evaluate_split(find_square, source.split("val"), data)
+    assert [r["image_id"] for r in results] == ids
+    assert metrics["AP50"] == pytest.approx(1.0)
+    [last] = pipeline.eval_batches(source.split("val"), data)
+    assert last.image_ids.tolist() == [*ids, NO_IMAGE]
 
+
+def test_a_missing_image_is_noticed(monkeypatch):
     whole = pipeline.eval_batches
     monkeypatch.setattr(pipeline, "eval_batches", lambda *a, **k: itertools.islice(whole(*a, **k), 1))
     with pytest.raises(average_precision.EvaluationError, match="but the split has 7"):
@@ -342,7 +371,7 @@ class WhiteSquares:
 
 @pytest.fixture
 def workdir(monkeypatch, tmp_path):
-    from dyhead_jax.training import checkpoint
+    from dyhead_jax.evaluation import trained_model
 
     asked = []
 
@@ -357,7 +386,7 @@ def workdir(monkeypatch, tmp_path):
             step=12,
         )
 
-    monkeypatch.setattr(checkpoint, "load_for_inference", load)
+    monkeypatch.setattr(trained_model, "load_for_inference", load)
     monkeypatch.setattr(evaluate, "make_source", lambda data, folder: SimpleNamespace(split=lambda name: Squares()))
     return tmp_path, asked
 

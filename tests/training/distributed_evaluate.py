@@ -7,6 +7,7 @@ import jax
 
 from dyhead_jax import command
 from dyhead_jax.data import pipeline
+from dyhead_jax.data.source import NO_IMAGE
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.training import distributed
 from dyhead_jax.training.parallel import map_detect
@@ -32,7 +33,7 @@ def main() -> None:
 
     def eval_batches(*arguments, **options):
         for loaded in whole(*arguments, **options):
-            seen.extend(i for i in loaded.image_ids.tolist() if i != -1)
+            seen.extend(i for i in loaded.image_ids.tolist() if i != NO_IMAGE)
             yield loaded
 
     pipeline.eval_batches = eval_batches

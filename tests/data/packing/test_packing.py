@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from dyhead_jax.config import CocoFolderConfig, CocoRecordsConfig
 from dyhead_jax.data import __main__ as data_command
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.packing import records
-from dyhead_jax.data.packing.shards import prepare_coco
+from dyhead_jax.data.packing.coco_release import prepare_coco
 from dyhead_jax.data.source import DataError, make_source
 from tests.data import coco_tree
 from tests.data.folders import data_config
@@ -47,9 +48,9 @@ def assert_prepared(out: Path, tree: Path) -> None:
     for split, name in coco_tree.SPLITS.items():
         content = coco_tree.truth(tree, split)
         categories = sorted(category["id"] for category in content["categories"])
-        here = records.open_split(out, split)
-        assert len(here) == len(content["images"])
-        for image, record in zip(content["images"], here, strict=True):
+        packed = records.open_split(out, split)
+        assert len(packed) == len(content["images"])
+        for image, record in zip(content["images"], packed, strict=True):
             own = [annotation for annotation in content["annotations"] if annotation["image_id"] == image["id"]]
             assert record["image"] == (tree / name / image["file_name"]).read_bytes()
             assert record["image/filename"].decode() == image["file_name"]
@@ -107,9 +108,10 @@ def test_photographs_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dyhead_jax.data import coco_folder, prepare
+from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.packing.coco_release import prepare_coco
 
-whole, seen = coco_folder.FolderImages.read, []
+whole, seen = FolderImages.read, []
 
 def read(self, index):
     seen.append(index)
@@ -117,8 +119,8 @@ def read(self, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(self, index)
 
-coco_folder.FolderImages.read = read
-prepare.prepare_coco(Path(sys.argv[1]), Path(sys.argv[2]), images_per_shard=5)
+FolderImages.read = read
+prepare_coco(Path(sys.argv[1]), Path(sys.argv[2]), images_per_shard=5)
 """
 
 
@@ -131,6 +133,7 @@ def test_a_killed_preparation_goes_on(tree: Path, prepared: Path, tmp_path: Path
         make_source(data_config(out, source=CocoRecordsConfig(root=str(out))), tmp_path).split("train")
     before = {path: path.stat().st_mtime_ns for path in out.glob("coco-train*")}
     assert len(before) == 2
+    (out / ".coco-train.array_record-00002-of-00005.part").write_bytes(b"unfinished")  # as earlier versions named it
     assert prepare_coco(tree, out, images_per_shard=5)["train"].resumed in (9, 10)  # shards of 4 and 5 images
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_prepared(out, tree)
@@ -152,11 +155,13 @@ def test_what_cannot_be_prepared_is_named(tree: Path, tmp_path: Path) -> None:
     archive.unlink()
     with pytest.raises(DataError, match=r"neither val2017/ nor val2017\.zip"):
         prepare_coco(zips, tmp_path / "out")
+    assert not [*(tmp_path / "out").glob("coco-*")]  # found before an image is packed
     other = shutil.copytree(tree, tmp_path / "other")
     annotations = other / "annotations" / "instances_val2017.json"
     annotations.write_text(annotations.read_text() + "\n")
     with pytest.raises(DataError, match=r"instances_val2017\.json differs from the source's"):
         prepare_coco(other, tmp_path / "out")
+    prepare_coco(tree, tmp_path / "out")
     with pytest.raises(DataError, match="belongs to another preparation"):
         prepare_coco(tree, tmp_path / "out", images_per_shard=3)
     image = next((other / "train2017").iterdir())
@@ -188,10 +193,10 @@ def assert_same_batches(ours: Any, tree: Path, workdir: Path) -> None:
         a, b = make_source(ours, workdir).split(name), make_source(theirs, workdir).split(name)
         assert (a.class_names, a.category_ids) == (b.class_names, b.category_ids)
         assert a.coco() == b.coco()
-        for one, two in zip(pipeline.eval_batches(a, ours), pipeline.eval_batches(b, theirs), strict=True):
-            np.testing.assert_array_equal(one.batch.images, two.batch.images)
-            np.testing.assert_array_equal(one.batch.ground_truth.boxes, two.batch.ground_truth.boxes)
-            np.testing.assert_array_equal(one.image_ids, two.image_ids)
+        for own, other in zip(pipeline.eval_batches(a, ours), pipeline.eval_batches(b, theirs), strict=True):
+            np.testing.assert_array_equal(own.batch.images, other.batch.images)
+            np.testing.assert_array_equal(own.batch.ground_truth.boxes, other.batch.ground_truth.boxes)
+            np.testing.assert_array_equal(own.image_ids, other.image_ids)
     batches, others = pipeline.train_batches(a, ours, 0), pipeline.train_batches(b, theirs, 0)
     for _ in range(3):
         np.testing.assert_array_equal(next(batches).batch.images, next(others).batch.images)
@@ -250,6 +255,22 @@ def stock(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_tfds_opens_as_it_is(tree: Path, stock: Path, tmp_path: Path) -> None:
     assert_stock_opens(tree, stock, tmp_path)
+
+
+def test_what_was_read_of_the_records_is_read_again_when_a_shard_changes(
+    tree: Path, stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stock = shutil.copytree(stock, tmp_path / "stock")
+    annotations = {
+        f"{name}_annotations": str(tree / f"annotations/instances_{name}2017.json") for name in ("train", "val")
+    }
+    config = data_config(stock, source=CocoRecordsConfig(root=str(stock), **annotations))
+    for changed in (True, False, True):
+        if changed:
+            [shard] = stock.glob("coco/2017/1.1.0/coco-train.*")
+            os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+        make_source(config, tmp_path / "w").split("train")
+        assert ("reading the ids of 23 train records" in capsys.readouterr().err) == changed
 
 
 def assert_stock_opens(tree: Path, stock: Path, tmp_path: Path) -> None:

@@ -3,26 +3,28 @@
 import numpy as np
 import pytest
 
-from dyhead_jax.data.plan import Plan, choose_canvases, eval_batches
+from dyhead_jax.data.schedule import TrainSchedule, choose_canvases, eval_batches
 from dyhead_jax.data.source import DataError
 
 
-def _plan(counts: list[int], batch_size: int, seed: int = 0) -> Plan:
+def _schedule(counts: list[int], batch_size: int, seed: int = 0) -> TrainSchedule:
     ends = np.cumsum(counts)
-    return Plan(tuple(np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)), batch_size, seed)
+    return TrainSchedule(
+        tuple(np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)), batch_size, seed
+    )
 
 
 @pytest.mark.parametrize(("counts", "batch"), [([10], 4), ([7, 5, 0, 1], 4), ([3, 2], 8), ([16, 8], 8), ([40, 13], 5)])
 def test_no_image_is_dropped_or_repeated_in_a_pass(counts: list[int], batch: int) -> None:
-    plan = _plan(counts, batch)
+    schedule = _schedule(counts, batch)
     steps = 12 * sum(counts) // batch + 5
     shown: list[list[int]] = [[] for _ in counts]
     for step in range(steps):
-        group, images = plan.step(step)
+        group, images = schedule.step(step)
         assert images.shape == (batch,)
-        assert set(images) <= set(plan.groups[group].tolist())
+        assert set(images) <= set(schedule.groups[group].tolist())
         shown[group] += images.tolist()
-    for group, sequence in zip(plan.groups, shown, strict=True):
+    for group, sequence in zip(schedule.groups, shown, strict=True):
         count = len(group)
         for start in range(0, len(sequence) - count + 1, count or 1):
             assert sorted(sequence[start : start + count]) == group.tolist()
@@ -32,39 +34,39 @@ def test_no_image_is_dropped_or_repeated_in_a_pass(counts: list[int], batch: int
 
 
 def test_steps_are_random_access_and_epochs_are_where_they_say() -> None:
-    plan = _plan([7, 5, 1], 4, seed=3)
-    forward = [plan.step(step) for step in range(40)]
-    other = _plan([7, 5, 1], 4, seed=3)
+    schedule = _schedule([7, 5, 1], 4, seed=3)
+    forward = [schedule.step(step) for step in range(40)]
+    other = _schedule([7, 5, 1], 4, seed=3)
     for step in (39, 0, 17, 25):
         group, images = other.step(step)
         assert group == forward[step][0]
         np.testing.assert_array_equal(images, forward[step][1])
-    starts = [plan.epoch_start(epoch) for epoch in range(12)]
+    starts = [schedule.epoch_start(epoch) for epoch in range(12)]
     assert starts[0] == 0
     assert starts == sorted(starts)
     assert starts[4] == 7 + 5 + 1  # four passes of every group are whole batches
-    far = plan.step(10**9)
+    far = schedule.step(10**9)
     np.testing.assert_array_equal(far[1], other.step(10**9)[1])
 
 
 def test_seeds_epochs_and_groups_differ() -> None:
-    plan, other = _plan([64], 64), _plan([64], 64, seed=1)
-    first, second = plan.step(0)[1].tolist(), plan.step(1)[1].tolist()
+    schedule, other = _schedule([64], 64), _schedule([64], 64, seed=1)
+    first, second = schedule.step(0)[1].tolist(), schedule.step(1)[1].tolist()
     assert first != second
     assert first != other.step(0)[1].tolist()
     assert first != sorted(first)
-    two = _plan([64, 64], 64)
+    two = _schedule([64, 64], 64)
     orders = {group: images % 64 for group, images in (two.step(0), two.step(1))}
     assert set(orders) == {0, 1}
     assert not np.array_equal(orders[0], orders[1])
-    mixed = _plan([400, 400], 8)
+    mixed = _schedule([400, 400], 8)
     kinds = [mixed.step(step)[0] for step in range(100)]
     assert kinds != sorted(kinds)
 
 
 def test_nothing_to_train_on() -> None:
     with pytest.raises(DataError, match="no image"):
-        _plan([0, 0], 4)
+        _schedule([0, 0], 4)
 
 
 def test_canvas_of_an_image() -> None:

@@ -1,9 +1,9 @@
 """Which images make up which step, and on which canvas: one schedule from one seed, the same on every host.
 
 Images are grouped by the canvas that fits them best. Each group is an endless sequence of its images, shuffled anew for
-every pass, and is cut into batches; a batch at the end of a pass is filled with the beginning of the next one, so that
-no image is dropped or repeated within a pass. An epoch has the batches that its passes complete, in shuffled order. Any
-step can be asked for without those before it.
+every pass, and is cut into batches. A batch at the end of a pass is filled up with the beginning of the next pass, so
+that no image is dropped or repeated within a pass. An epoch has the batches that its passes complete, in shuffled
+order. Any step can be computed without the steps before it.
 """
 
 from dataclasses import dataclass, field
@@ -18,20 +18,27 @@ Canvas = tuple[int, int]
 
 
 def choose_canvases(sizes: np.ndarray, canvases: tuple[Canvas, ...], short_side: float, long_side: float) -> np.ndarray:
-    """(n,) int64, for each image (h, w) of `sizes` (n, 2) the row of `canvases` (h, w) on which it can be largest, and
-    among equals the one with the least area; the earlier one where that is equal too."""
+    """The canvas of each image, (n,) int64 rows of `canvases`: the one on which the image can be largest.
+
+    sizes: (n, 2) height, width of the images; canvases: (height, width) each; short_side, long_side: as in
+    `transforms.resized_size`. Of canvases on which it is as large, the one with the least area, and then the first.
+    """
     areas = np.array([height * width for height, width in canvases])
     choices: dict[Canvas, int] = {}
     for height, width in {(int(h), int(w)) for h, w in sizes}:
         fitted = [resized_size((height, width), short_side, long_side, canvas) for canvas in canvases]
-        seen = np.array([h * w for h, w in fitted])
-        choices[height, width] = int(np.lexsort((np.arange(len(canvases)), areas, -seen))[0])
+        fitted_areas = np.array([h * w for h, w in fitted])
+        choices[height, width] = int(np.lexsort((np.arange(len(canvases)), areas, -fitted_areas))[0])
     return np.array([choices[int(h), int(w)] for h, w in sizes], np.int64)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The training schedule. groups: for each canvas the images (rows of the split) shown on it, (n_k,) int64 each."""
+class TrainSchedule:
+    """Which images make up each training step.
+
+    groups: for each canvas the images shown on it, (n_k,) int64 rows of the split each; batch_size: images of a step
+    over all hosts. Raises DataError when there is no image.
+    """
 
     groups: tuple[np.ndarray, ...]
     batch_size: int
@@ -45,12 +52,13 @@ class Plan:
         object.__setattr__(self, "_counts", counts)
 
     def epoch_start(self, epoch: int) -> int:
-        """The first step of an epoch; an epoch of a set smaller than a batch may have none."""
+        """The first step of an epoch, counted from 0. An epoch of a set smaller than a batch may have no step."""
         return int((epoch * self._counts // self.batch_size).sum())
 
     def step(self, step: int) -> tuple[int, np.ndarray]:
-        """Row of the canvas, and the (batch_size,) int64 images of global step `step`, counted from 0."""
-        # An epoch has total / batch_size steps, or up to one a group fewer or more at its borders.
+        """The canvas (row) of global step `step`, counted from 0, and its images: (batch_size,) int64 rows of the
+        split."""
+        # An epoch has total / batch_size steps, give or take one for each group.
         epoch = max(0, int(step * self.batch_size // self._counts.sum()) - 1)
         while self.epoch_start(epoch + 1) <= step:
             epoch += 1
@@ -70,26 +78,29 @@ class Plan:
         positions = np.arange(start, start + self.batch_size)
         passes, places = np.divmod(positions, self._counts[group])
         images = np.empty(self.batch_size, np.int64)
-        for one in np.unique(passes):
-            shuffled = _permutation(self.seed, int(one), group, int(self._counts[group]))
-            images[passes == one] = self.groups[group][shuffled[places[passes == one]]]
+        for number in np.unique(passes):
+            shuffled = _permutation(self.seed, int(number), group, int(self._counts[group]))
+            images[passes == number] = self.groups[group][shuffled[places[passes == number]]]
         return images
 
 
 @lru_cache(maxsize=16)
-def _permutation(seed: int, epoch: int, group: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, 1, epoch, group]).permutation(count)
+def _permutation(seed: int, number: int, group: int, count: int) -> np.ndarray:
+    """The order of a group's images in its pass `number`."""
+    return np.random.default_rng([seed, 1, number, group]).permutation(count)
 
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, batches: tuple[int, ...]) -> np.ndarray:
+    """The group of each batch of an epoch. batches: how many each group has."""
     return np.random.default_rng([seed, 0, epoch]).permutation(np.repeat(np.arange(len(batches)), batches))
 
 
 def eval_batches(canvas_of: np.ndarray, canvases: int, batch_size: int) -> list[tuple[int, np.ndarray]]:
-    """Canvas row and (batch_size,) int64 images of each evaluation batch, -1 where there is none.
+    """The canvas (row) of each evaluation batch, and its images: (batch_size,) int64 rows of the split, -1 for padding.
 
-    Every image is in exactly one batch, in the order of the split within its canvas.
+    canvas_of: (n,) int64, the canvas of each image; canvases: how many there are. Every image is in exactly one batch,
+    in the order of the split within its canvas.
     """
     batches = []
     for canvas in range(canvases):

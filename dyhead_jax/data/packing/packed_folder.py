@@ -1,0 +1,53 @@
+"""The image files of a COCO-JSON split, packed once into a folder whose name says what it holds."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from dyhead_jax.data import coco_json
+from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.packing import shards
+from dyhead_jax.data.packing.records import PackedImages, SplitRecords
+from dyhead_jax.files import write_atomic
+
+
+def packed(index: coco_json.Index, images: FolderImages, root: Path, split: str) -> PackedImages:
+    """The images of a split out of a packed copy under `root`, which is made when it is not there yet.
+
+    The copy's name carries a digest of the annotations and of every image file's name, size and time of change: after
+    an annotation or a picture was changed, another copy is made. Raises DataError.
+    """
+    annotations, files = _digests(index, images)
+    target = root / f"{split}-{files}"
+    if not target.is_dir():
+        earlier = root / f"{split}-{annotations}"
+        if earlier.is_dir() and _holds(earlier, files, index, images, split):
+            target = earlier
+        else:
+            print(f"packing {len(index.file_names)} {split} images into {target}", file=sys.stderr)
+            with shards.whole(target) as folder:
+                shards.pack(folder, "coco", {split: SplitRecords(index, images)}, index.class_names)
+    return PackedImages(target, split, index.image_ids)
+
+
+def _digests(index: coco_json.Index, images: FolderImages) -> tuple[str, str]:
+    """A digest of the annotations alone, which named the copies of earlier versions, and one with the files' stamps."""
+    described = json.dumps([str(index.path), index.image_ids.tolist(), index.file_names, index.sizes.tolist()])
+    annotations = hashlib.sha256(index.path.read_bytes() + described.encode())
+    files = annotations.copy()
+    files.update(json.dumps(images.stamps()).encode())
+    return annotations.hexdigest()[:12], files.hexdigest()[:12]
+
+
+def _holds(earlier: Path, files: str, index: coco_json.Index, images: FolderImages, split: str) -> bool:
+    """Whether a copy of an earlier version has the image files as they are now; once they were compared, byte for
+    byte, a file `same-<files>` in it says so."""
+    compared = earlier / f"same-{files}"
+    if not compared.exists():
+        print(f"comparing the {split} images with {earlier}", file=sys.stderr)
+        copies = PackedImages(earlier, split, index.image_ids)
+        if any(copies.read(row) != images.read(row) for row in range(len(index.file_names))):
+            return False
+        write_atomic(compared, b"")
+    return True
