@@ -4,10 +4,12 @@ Axis legend of this package, in docstrings and einsums:
 
     b images, h w rows and columns of a map, c channels, g deformable groups, k kernel taps: as in `types.py`
     p output positions of all maps, one map after another    s positions of a chunk (`leftover`)
-    i, j rows and columns of tiles                           t positions of a tile
+    y, x rows and columns of tiles (`tiles`)                 t positions of a tile
     v pixels of a map or of a window                         f groups of the kernel     o output channels
 
-A coordinate y or x and everything computed from it has the axes (b, g, p) for one tap, (k, b, g, p) for all taps.
+The letters of an einsum also decide the order in which axes are summed: other letters may round differently. Variables
+y and x are coordinates of samples; they, and all that is computed from them, have the axes (b, g, p) for one tap and
+(k, b, g, p) for all taps.
 """
 
 from collections.abc import Iterator, Sequence

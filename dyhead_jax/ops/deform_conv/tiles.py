@@ -53,7 +53,7 @@ def in_window(grid: Grid, layout: Layout, y: jax.Array, x: jax.Array) -> tuple[l
 
 
 def windows(grid: Grid, x_map: jax.Array, deform_groups: int) -> jax.Array:
-    """The windows of a map (b, h, w, c), zero outside the map: (b, g, i, j, v, c // g)."""
+    """The windows of a map (b, h, w, c), zero outside the map: (b, g, y, x, v, c // g)."""
     b, h, w, c = x_map.shape
     blocks = [-(-size // step) for size, step in zip(grid.size, grid.step, strict=True)]  # blocks that a window spans
     steps = [tiles + span - 1 for tiles, span in zip(grid.tiles, blocks, strict=True)]
@@ -71,7 +71,7 @@ def windows(grid: Grid, x_map: jax.Array, deform_groups: int) -> jax.Array:
 
 
 def tiles(grid: Grid, v: jax.Array, axis: int) -> jax.Array:
-    """Replaces the axes (height, width) at `axis` by (i, j, t); tiles are padded with zeros."""
+    """Replaces the axes (height, width) at `axis` by (y, x, t); tiles are padded with zeros."""
     height, width = v.shape[axis : axis + 2]
     sides = [(0, 0)] * v.ndim
     sides[axis], sides[axis + 1] = (0, grid.tiles[0] * TILE - height), (0, grid.tiles[1] * TILE - width)
@@ -92,7 +92,7 @@ def untiled(layout: Layout, v: jax.Array, axis: int) -> jax.Array:
 
 
 def by_tile(grid: Grid, layout: Layout, v: jax.Array) -> jax.Array:
-    """(k, b, g, p) to (b, g, i, j, k, t)."""
+    """(k, b, g, p) to (b, g, y, x, k, t)."""
     k, b, g, _ = v.shape
     v = tiles(grid, v.reshape(k, b, g, layout.out_height, layout.out_width), axis=3)
     return v.transpose(1, 2, 3, 4, 0, 5)
@@ -105,6 +105,6 @@ def from_samples(layout: Layout, v: jax.Array) -> jax.Array:
 
 
 def from_tiles(layout: Layout, v: jax.Array) -> jax.Array:
-    """(b, i, j, t, c) to (b, p, c)."""
+    """(b, y, x, t, c) to (b, p, c)."""
     v = untiled(layout, v, axis=1)
     return v.reshape(v.shape[0], -1, v.shape[3])

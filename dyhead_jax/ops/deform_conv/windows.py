@@ -36,7 +36,7 @@ def windowed(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
         points = [_of_map(layout, v) for v in (y, x, jnp.where(near, blend, 0.0))]
         window, weights, _, _ = _weights(grid, layout, deform_groups, x_map, *points)
         columns, by_group = _columns(weights, window, groups), _by_group(kernel, groups, window)
-        out = _einsum("bijktfc,kcfo->bijtfo", columns, by_group)
+        out = _einsum("byxktfc,kcfo->byxtfo", columns, by_group)
         results.append(tiles.from_tiles(layout, out.reshape(*out.shape[:4], -1)))
     far = leftover.Leftover(y, x, jnp.where(beyond, blend, 0.0), beyond)
     return leftover.add(layouts, groups, deform_groups, maps, far, kernel, jnp.concatenate(results, axis=1))
@@ -93,21 +93,21 @@ def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
     window, weights, axis_weights, slopes = _weights(grid, layout, deform_groups, x_map, *points)
     g = g.reshape(g.shape[0], layout.out_height, layout.out_width, groups, -1)
     g = tiles.tiles(grid, g, axis=1)
-    d_kernel = _einsum("bijktfc,bijtfo->kcfo", _columns(weights, window, groups), g)
-    d_columns = _einsum("bijtfo,kcfo->bijktfc", g, _by_group(kernel, groups, window)).astype(window.dtype)
+    d_kernel = _einsum("byxktfc,byxtfo->kcfo", _columns(weights, window, groups), g)
+    d_columns = _einsum("byxtfo,kcfo->byxktfc", g, _by_group(kernel, groups, window)).astype(window.dtype)
     d_columns = jnp.moveaxis(d_columns.reshape(*d_columns.shape[:5], deform_groups, -1), 5, 1)
 
-    d_window = _einsum("bgijktv,bgijktc->bgijvc", weights, d_columns)
+    d_window = _einsum("bgyxktv,bgyxktc->bgyxvc", weights, d_columns)
     cut = functools.partial(tiles.windows, grid, deform_groups=deform_groups)
     (d_map,) = jax.vjp(cut, x_map.astype(d_window.dtype))[1](d_window)
-    d_weights = _einsum("bgijktc,bgijvc->bgijktv", d_columns, window)  # of the weights without the mask
+    d_weights = _einsum("bgyxktc,bgyxvc->bgyxktv", d_columns, window)  # of the weights without the mask
     sums = [axis_weights[0] * axis_weights[1], slopes[0] * axis_weights[1], axis_weights[0] * slopes[1]]
     sums = [tiles.from_samples(layout, jnp.sum(d_weights * v, axis=-1)).astype(points[2].dtype) for v in sums]
     return d_map, (points[2] * sums[1], points[2] * sums[2], sums[0]), d_kernel.reshape(kernel.shape)
 
 
 def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Array, y: jax.Array, x: jax.Array, blend):
-    """Windows (b, g, i, j, v, c // g); masked weights (b, g, i, j, k, t, v); the linear weights along y and along x
+    """Windows (b, g, y, x, v, c // g); masked weights (b, g, y, x, k, t, v); the linear weights along y and along x
     whose products these are; and the slopes of both."""
     floors, near = tiles.in_window(grid, layout, y, x)
     axis_weights, slopes = [], []
@@ -125,8 +125,8 @@ def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Ar
 
 
 def _columns(weights: jax.Array, window: jax.Array, groups: int) -> jax.Array:
-    """The samples: (b, i, j, k, t, groups, c // groups)."""
-    values = _einsum("bgijktv,bgijvc->bgijktc", weights, window).astype(window.dtype)
+    """The samples: (b, y, x, k, t, groups, c // groups)."""
+    values = _einsum("bgyxktv,bgyxvc->bgyxktc", weights, window).astype(window.dtype)
     values = jnp.moveaxis(values, 1, 5)
     return values.reshape(*values.shape[:5], groups, -1)
 
