@@ -3,8 +3,8 @@
     python benchmarks/against_im2col.py [--json FILE] [--repeats 10] [--channels 256]
 
 The obvious form gathers four clamped corners for all nine taps at once, masks them, multiplies once, and leaves the
-backward pass to automatic differentiation. Inputs, turns and yardstick are those of `python -m dyhead_jax.benchmark
-block`, whose options this takes.
+backward pass to automatic differentiation. Inputs, options, turns and yardstick are those of `python -m
+dyhead_jax.benchmark block`.
 """
 
 import jax

@@ -1,10 +1,10 @@
-"""A grid of small trainings on drawn shapes and its table of AP: detectors with and without DyHead, or the attentions.
+"""AP of a grid of small trainings on drawn shapes: detectors with and without DyHead, or each set of attentions.
 
     python benchmarks/drawn_shapes.py detectors --workdir=runs/grid --out=benchmarks/results/drawn_shapes_detectors.md
     python benchmarks/drawn_shapes.py attentions --workdir=runs/grid --seeds=3
 
-Every cell is `train.py --config=configs/shapes_grid.py:CELL` with `--steps`; cells that are finished in the workdir are
-not run again, so an interrupted grid goes on. The pictures are drawn once and shared.
+Every cell is `train.py --config=configs/shapes_grid.py:CELL` with `--steps`. Cells that are finished in the workdir are
+not run again, so an interrupted grid can be continued. The pictures are drawn once and shared.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dyhead_jax import command
 from dyhead_jax.files import write_atomic
+from dyhead_jax.measure import tables
 from dyhead_jax.measure.timing import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +36,7 @@ def cells(grid: str) -> list[str]:
 
 
 def run_cell(cell: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """AP of a cell and its seconds; runs it unless its result is there."""
+    """The AP values of a cell and its seconds; the cell is run unless its result is there."""
     folder = options.workdir / f"{cell.replace(',', '-')}-{options.steps}-seed{seed}"
     result = folder / "result.json"
     if not result.is_file():
@@ -53,15 +54,15 @@ def run_cell(cell: str, seed: int, options: argparse.Namespace) -> dict[str, flo
         ]
         subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, check=True)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        found = next(row for row in reversed(rows) if "eval/AP" in row)
-        values = {name: found[f"eval/{name}"] for name in SHOWN} | {"seconds": time.monotonic() - start}
+        last = next(row for row in reversed(rows) if "eval/AP" in row)
+        values = {name: last[f"eval/{name}"] for name in SHOWN} | {"seconds": time.monotonic() - start}
         write_atomic(result, (json.dumps(values) + "\n").encode())
     return json.loads(result.read_text())
 
 
 def table(grid: str, results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> str:
-    """Markdown: means over seeds; of AP the range and standard deviation too where there are several, and what it is
-    above the same detector without DyHead (detectors) or with all attentions off (attentions), seed by seed."""
+    """A Markdown table of means over seeds. For AP also the range and standard deviation over several seeds, and the
+    gain over the same detector without DyHead (detectors) or with all attentions off (attentions), seed by seed."""
     without = {"detectors": "plain", "attentions": "none"}[grid]
     given = f"--steps={options.steps} --seeds={options.seeds}"
     lines = [
@@ -69,8 +70,7 @@ def table(grid: str, results: dict[str, list[dict[str, float]]], options: argpar
         "",
         ", ".join(f"{key} {value}" for key, value in machine().items()),
         "",
-        "| cell | " + " | ".join(SHOWN) + f" | AP over seeds | AP over {without} | seconds |",
-        "|---|" + "---|" * (len(SHOWN) + 3),
+        *tables.header("cell", *SHOWN, "AP over seeds", f"AP over {without}", "seconds"),
     ]
     for cell, runs in results.items():
         means = [f"{statistics.mean(run[name] for run in runs):.3f}" for name in SHOWN]
@@ -82,18 +82,18 @@ def table(grid: str, results: dict[str, list[dict[str, float]]], options: argpar
         if gain and len(gains) > 1:
             gain += f" ({min(gains):+.3f} to {max(gains):+.3f})"
         seconds = statistics.mean(run["seconds"] for run in runs)
-        lines.append(f"| `{cell}` | " + " | ".join(means) + f" | {spread} | {gain} | {seconds:.0f} |")
+        lines.append(tables.row(f"`{cell}`", *means, spread, gain, f"{seconds:.0f}"))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = command.parser("python benchmarks/drawn_shapes.py", __doc__)
     parser.add_argument("grid", choices=("detectors", "attentions"))
-    parser.add_argument("--workdir", type=Path, required=True, help="a folder for all runs; it can be used again")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs, which can be used again")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell")
-    parser.add_argument("--only", help="comma-free beginning of the cells to run, such as fcos")
-    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parser.add_argument("--only", help="run only the cells whose name begins so, such as fcos")
+    parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     options.workdir = options.workdir.resolve()
     results: dict[str, list[dict[str, float]]] = {}

@@ -1,13 +1,12 @@
-"""How time and memory of a DyHead block grow with the pixels of an image, and with the batch: fitted exponents.
+"""How time and memory of a DyHead block grow with the pixels of an image and with the batch: fitted exponents.
 
     python benchmarks/growth.py --out=benchmarks/results/growth_cpu.md
 
-Square images from 256 to 1333 pixels one at a time, then batches of 1 to 16 images of 384 pixels, which are about as
-many cells; forward + backward. The exponent is the slope of a straight line through the logarithms of both; 1 is
-linear. "cells" are those of the pyramid: a level has half of the one before, rounded up.
+Square images with sides from 256 to 1333 pixels, one at a time, then batches of 1 to 16 images of 384 pixels, which
+have about as many cells; forward + backward. The exponent is the slope of a straight line fitted to the logarithms; 1
+is linear. "cells" are those of the pyramid, whose levels halve, rounded up.
 """
 
-import argparse
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 from dyhead_jax import command
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.files import write_atomic
-from dyhead_jax.measure import block, timing
+from dyhead_jax.measure import block, tables, timing
 from dyhead_jax.measure.timing import MIB, compiled, machine, with_gradients
 from dyhead_jax.training import steps
 
@@ -40,10 +39,10 @@ def exponent(cells: list[int], values: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser("python benchmarks/growth.py", __doc__)
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (5)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables here as well")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the tables here")
     options = parser.parse_args()
     lines = [
         f"Command: `python benchmarks/growth.py --channels={options.channels} --repeats={options.repeats}`",
@@ -60,16 +59,16 @@ def main() -> None:
         timing.run_in_turn([p for _, p in made], options.repeats)
         lines += [
             "",
-            "| images | cells | median, ms | ns a cell | temporaries, MiB | bytes a cell |",
-            "|---|---|---|---|---|---|",
+            *tables.header("images", "cells", "median, ms", "ns a cell", "temporaries, MiB", "bytes a cell"),
         ]
         for cells, p in made:
-            each = f"{p.median / cells * 1e9:.0f} | {p.temporaries / MIB:.0f} | {p.temporaries / cells:.0f}"
-            lines.append(f"| {p.name} | {cells} | {p.median * 1e3:.1f} | {each} |")
+            time = f"{p.median * 1e3:.1f}", f"{p.median / cells * 1e9:.0f}"
+            memory = f"{p.temporaries / MIB:.0f}", f"{p.temporaries / cells:.0f}"
+            lines.append(tables.row(p.name, str(cells), *time, *memory))
         cells = [cells for cells, _ in made]
-        time = exponent(cells, [p.median for _, p in made])
-        memory = exponent(cells, [p.temporaries for _, p in made])
-        lines += ["", f"Exponents in {what}: time {time:.3f}, temporaries {memory:.3f}."]
+        time_exponent = exponent(cells, [p.median for _, p in made])
+        memory_exponent = exponent(cells, [p.temporaries for _, p in made])
+        lines += ["", f"Exponents in {what}: time {time_exponent:.3f}, temporaries {memory_exponent:.3f}."]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.out is not None:

@@ -1,14 +1,14 @@
-"""Images a second that the host loads, against the obvious loader, in turn in one run; and what each stage costs.
+"""Images a second that the host loads, in turns with the obvious loader, and what each stage costs.
 
     python benchmarks/input.py --out benchmarks/results/input_cpu.txt
 
 JPEGs of 640 x 480 become batches: decoded, resized to a short side of 800 (long side at most 1333) and padded to the
-canvas. Ours is `pipeline.train_batches` on a COCO-JSON folder, as training uses it, without flips; it gives uint8, and
-normalising is the device's work. The obvious loader does with Pillow and NumPy what many training scripts do: opens,
-converts and resizes (bilinear) with Pillow, normalises to float32 and pads; one thread a core, each making whole
+canvas. Ours is `pipeline.train_batches` on a COCO-JSON folder, as training uses it, without flips; it returns uint8,
+and the device normalises. The obvious loader does what many training scripts do: it opens, converts and resizes
+(bilinear) with Pillow, normalises to float32 and pads with NumPy, in one thread a core, each of which makes whole
 batches. The pictures (gradients, soft blobs and grain, quality 90) are written into a temporary folder.
 
-Both are timed with their threads busy at the start and at the end. The stages are timed one at a time in one thread.
+Both are timed while their threads are busy, at the start and at the end. The stages are timed one by one in one thread.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def obvious_batch(paths: list[Path]) -> np.ndarray:
 
 
 def obvious_batches(paths: list[Path], batch: int, threads: int) -> Generator[np.ndarray, None, None]:
-    """Endless; two batches more than `threads` are under way."""
+    """Batches without end; up to two more than `threads` are in preparation."""
     chosen = ([paths[(first + row) % len(paths)] for row in range(batch)] for first in range(0, 2**40, batch))
     with ThreadPoolExecutor(threads) as pool:
         ahead = deque(pool.submit(obvious_batch, next(chosen)) for _ in range(threads + 1))
@@ -98,7 +98,7 @@ def obvious_batches(paths: list[Path], batch: int, threads: int) -> Generator[np
 
 
 def rate(batches: Iterator[Any], batch: int, count: int, warmup: int) -> tuple[float, float]:
-    """Images a second over `count` batches, after `warmup` that do not count; and milliseconds of processor time that
+    """Over `count` batches, after `warmup` that do not count: images a second, and milliseconds of processor time that
     all threads together spent on an image, which other programs on the machine disturb less."""
     for _ in range(warmup):
         next(batches)
@@ -116,7 +116,7 @@ class Stages:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def time(self, name: str, function: Callable[[Any], Any], items: Iterable[Any], images_each: int = 1) -> list[Any]:
-        """Calls the function on every item; its results."""
+        """Calls the function on every item and returns the results."""
         start = time.perf_counter()
         results = [function(item) for item in items]
         spent = (time.perf_counter() - start) / (len(results) * images_each)
@@ -189,7 +189,7 @@ def measure(root: Path, options: argparse.Namespace) -> str:
     paths = sorted((root / "train").iterdir())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ours, theirs = [], []
-    warmup = 2 * cores + 2  # what may be ready before anybody asks
+    warmup = 2 * cores + 2  # batches that may be ready before the first is asked for
     our_stages, their_stages = Stages(), Stages()
     for _ in range(options.repeats):
         with closing(pipeline.train_batches(split, data, 0)) as batches:
@@ -237,10 +237,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images of a batch (default: 8)")
     parser.add_argument("--batches", type=int, default=24, help="batches a repeat (default: 24)")
     parser.add_argument("--repeats", type=int, default=7, help="of each loader, in turn (default: 7)")
-    parser.add_argument("--out", type=Path, help="write the text here as well")
+    parser.add_argument("--out", type=Path, help="also write the text here")
     options = parser.parse_args()
     if min(options.images - options.batch + 1, options.batch, options.batches, options.repeats - 1) < 1:
-        raise command.UsageError("--images is at least --batch, and --repeats at least 2")
+        raise command.UsageError(
+            f"--images={options.images} --batch={options.batch} --repeats={options.repeats}: there must be"
+            " at least 1 batch of images and 2 repeats"
+        )
     with tempfile.TemporaryDirectory() as root:
         text = measure(Path(root), options)
     print(text, end="")

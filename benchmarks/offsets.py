@@ -1,11 +1,11 @@
-"""How far a trained model's offsets reach: what the deformable convolution's `windows` form leaves over.
+"""How far a trained model's offsets reach, and so how many samples the "windows" form leaves over.
 
     python benchmarks/offsets.py --workdir=runs/demo --out=benchmarks/results/offsets.md
 
-The form reads what lies in the window around a tile of positions; positions with a sample beyond it are read again, in
-chunks of a 64th of all (`ops/deform_conv/far.py`). Counted on the images of val for the convolution of each level's own
-map, block by block: positions with a sample outside of its window, and how long offsets are (the larger of dy and dx,
-in pixels of the level). The workdir is only read.
+That form of the deformable convolution reads the samples in the window around a tile of positions; positions with a
+sample beyond it are read again, in chunks of a 64th of all (`ops/deform_conv/leftover.py`). Counted on the images of
+val, for the convolution of each level's own map, block by block: the positions with a sample outside its window, and
+the length of offsets (the larger of dy and dx, in pixels of the level). The workdir is only read.
 """
 
 from collections import defaultdict
@@ -22,6 +22,7 @@ from dyhead_jax.data.source import make_source
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.files import write_atomic
+from dyhead_jax.measure import tables
 from dyhead_jax.measure.timing import machine
 from dyhead_jax.ops.deform_conv import geometry
 from dyhead_jax.ops.deform_conv.tiles import grid_of, in_window
@@ -33,15 +34,15 @@ TAPS = 9
 def main() -> None:
     parser = command.parser("python benchmarks/offsets.py", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished training run")
-    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
-    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parser.add_argument("--step", type=int, help="checkpoint to load (default: the latest)")
+    parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     loaded = load_for_inference(options.workdir, options.step)
     model = detectors.build(loaded.config.model)
-    found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+    collected: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
 
     def collect(block: str, level: int, numbers: jax.Array) -> None:
-        found[block, level].append(np.asarray(numbers))
+        collected[block, level].append(np.asarray(numbers))
 
     def detect(variables: Any, images: jax.Array, sizes: jax.Array):
         detections, state = model.apply(
@@ -60,8 +61,8 @@ def main() -> None:
     split = make_source(loaded.config.data, options.workdir).split("val")
     variables = local_variables(loaded.variables)
     evaluate_split(partial(map_detect(detect), variables), split, loaded.config.data)
-    if not found:
-        raise command.UsageError(f"{options.workdir}: no offsets were seen: its model has no DyHead, or a scanned one")
+    if not collected:
+        raise command.UsageError(f"{options.workdir}: no offsets were seen: the model has no DyHead, or a scanned one")
     lines = [
         f"Command: `python benchmarks/offsets.py --workdir=runs/{options.workdir.name}`",
         "",
@@ -69,24 +70,21 @@ def main() -> None:
         "",
         f"Step {loaded.step}, {len(split)} images of val, canvases {loaded.config.data.canvases}",
         "",
-        "| block | level | positions | outside of the window, % | median | 99 % | longest |",
-        "|---|---|---|---|---|---|---|",
+        *tables.header("block", "level", "positions", "outside of the window, %", "median", "99 %", "longest"),
     ]
-    for (block, level), parts in sorted(found.items()):
+    for (block, level), parts in sorted(collected.items()):
         outside, longest = np.concatenate(parts, axis=-1)
         middle, most = np.quantile(longest, (0.5, 0.99))
-        lines.append(
-            f"| {block} | {level} | {len(outside)} | {100 * outside.mean():.2f} | {middle:.2f} | {most:.2f}"
-            f" | {longest.max():.2f} |"
-        )
+        lengths = (f"{length:.2f}" for length in (middle, most, longest.max()))
+        lines.append(tables.row(block, str(level), str(len(outside)), f"{100 * outside.mean():.2f}", *lengths))
     print("\n".join(lines))
     if options.out is not None:
         write_atomic(options.out, ("\n".join(lines) + "\n").encode())
 
 
 def reach(out: jax.Array) -> jax.Array:
-    """Of an offset convolution's output (b, h, w, 27), for each position whether a sample leaves its window, and the
-    longest offset: (2, b * h * w)."""
+    """From an offset convolution's output (b, h, w, 27), for each position whether a sample lies outside its window,
+    and the longest offset: (2, b * h * w)."""
     offsets = out[..., : 2 * TAPS].astype(jnp.float32).reshape(*out.shape[:3], TAPS, 2)
     (layout,) = geometry.layouts_of(geometry.places_of([out]), [out.shape[1:3]])
     y, x = geometry.points((layout,), [offsets], (3, 3), (1, 1), (1, 1), (1, 1), 1)

@@ -1,7 +1,7 @@
 """python -m dyhead_jax.benchmark COMMAND --help
 
-A command is a module of this package: its docstring is the help, `add_arguments(parser)` says what it takes, and
-`run(options)` does it. `options.overrides` are the `--config.<name>=<value>` of the command line.
+A command is a module of `dyhead_jax.measure`: its docstring is the help, `add_arguments(parser)` adds its options, and
+`run(options)` runs it. `options.overrides` are the `--config.<name>=<value>` of the command line.
 """
 
 import argparse
@@ -10,11 +10,16 @@ import sys
 
 from dyhead_jax import command
 
+DESCRIPTION = """\
+What a model costs, measured, counted or estimated. Each command has its own --help.
+
+These commands are the package dyhead_jax/measure/ and run on any model. The folder benchmarks/ of the repository is
+something else: scripts for single questions, run by hand, and dated results of both."""
 COMMANDS = ("op", "block", "head", "train", "infer", "cost", "remat", "tpu-compile", "tpu-forms")
 
 
 def main() -> int | None:
-    parser = command.parser("python -m dyhead_jax.benchmark", "What a model costs; each command has its own --help.")
+    parser = command.parser("python -m dyhead_jax.benchmark", DESCRIPTION)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"dyhead_jax.measure.{name.replace('-', '_')}")
@@ -29,9 +34,9 @@ def main() -> int | None:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
-    options, rest = parser.parse_known_args(sys.argv[1:])
-    options.overrides = [argument for argument in rest if argument.startswith(("--config.", "--noconfig."))]
-    unknown = [argument for argument in rest if argument not in options.overrides]
+    options, others = parser.parse_known_args(sys.argv[1:])
+    options.overrides = [argument for argument in others if argument.startswith(("--config.", "--noconfig."))]
+    unknown = [argument for argument in others if argument not in options.overrides]
     if unknown:
         raise command.UsageError(f"{unknown[0]!r} is not an option (--help lists them)")
     return options.run(options)

@@ -48,11 +48,11 @@ def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
     """3x3 maximum at stride 2, padded by one: (b, h, w, c) -> (b, ceil(h / 2), ceil(w / 2), c).
 
     implementation: "shifted" (the maximum of nine slices), "lax" (a window reduction, whose gradient takes five times
-    as long on the CPU), or "auto": see `ops.forms`. Among equal largest values the gradient of one shares, of the other
-    goes to the first.
+    as long on the CPU), or "auto": see `backend.shifted_or_lax`. Among equal maxima the gradient is shared ("shifted")
+    or goes to the first ("lax").
     """
     if implementation == "auto":
-        implementation = backend.auto()
+        implementation = backend.shifted_or_lax()
     if implementation == "lax":
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

@@ -1,7 +1,8 @@
-"""Time of DyHead blocks alone on a pyramid, for each implementation or attention named.
+"""Time of DyHead blocks alone on a pyramid, for each implementation or attention that is named.
 
---attention puts a fork's own module in the place of one of the three: spatial=package:Class, scale=..., task=..., or
-none. Each one is timed beside the block as it is. The yardstick is a plain 3x3 convolution of the finest level.
+--attention replaces one of the three attentions by a fork's own module (spatial=package:Class, scale=..., task=...) or
+switches it off (task=none). Each replacement is timed beside the block as it is. The yardstick is a plain 3x3
+convolution of the finest level.
 
   python -m dyhead_jax.benchmark block
   python -m dyhead_jax.benchmark block --blocks 6 --scan --remat --size 800x1344
@@ -28,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=common.size, default=(800, 1216), metavar="HxW", help="of the image (800x1216)")
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--levels", type=int, default=5, help="from stride 8 on (5)")
+    parser.add_argument("--levels", type=int, default=5, help="of the pyramid, from stride 8 on (5)")
     parser.add_argument("--coarse-offsets", default="flat", help="see dyhead_jax/dyhead/coarse_offsets.py (flat)")
-    parser.add_argument("--scan", action="store_true", help="one compiled block for all")
+    parser.add_argument("--scan", action="store_true", help="compile one block and loop over all")
     parser.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
     parser.add_argument("--implementation", action="append", metavar="NAME", help="repeatable; default auto")
     parser.add_argument("--attention", action="append", metavar="KIND=package:Class", help="repeatable")
@@ -38,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     common.check(options)
-    if options.overrides:
-        raise command.UsageError("block has no config; head has")
+    common.refuse_overrides(options, "block")
     variants: dict[str, dict[str, Any]] = {}
     for name in options.implementation or ["auto"]:
         variants[name] = {"implementation": name}
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
             )
     h, w = options.size
     title = f"{options.blocks} DyHead block(s), {options.channels} channels, {options.batch}x{h}x{w}, {options.dtype}"
-    common.finish(
+    common.time_and_report(
         title, programs, options, channels=options.channels, at=levels[0], batch=options.batch, dtype=options.dtype
     )
 

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     _, config = chosen[0]
     finest = random_pyramid(config)[0]
     title = f"DyHead of {config.data.batch_size} image(s) of {config.data.canvases[0]}"
-    common.finish(
+    common.time_and_report(
         title,
         programs,
         options,
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def random_pyramid(config) -> list[jax.Array]:
-    """What the neck of the config would hand on for its first canvas: [(b, h_l, w_l, c)], fine to coarse."""
+    """Noise of the shapes that the config's neck returns for its first canvas: [(b, h_l, w_l, c)], fine to coarse."""
     neck, data = config.model.neck, config.data
     height, width = data.canvases[0]
     stride = 4 * 2**neck.start  # of the backbone's stage `start`

@@ -1,9 +1,9 @@
-"""What an optimised program says about itself: instructions, their bytes, and how often they run.
+"""Reads optimised HLO: the instructions of a program, their bytes, and how often they run.
 
-It reads the text of `compiled.as_text()`: computations one after the other, an instruction a line. An instruction of a
-loop's body runs as often as the loop, where the compiler wrote that down or the loop's condition compares a counter
-with a constant, as those of `jax.lax.scan` do; a loop of unknown length counts once. Bytes are those of the elements,
-without what layouts add.
+The text of `compiled.as_text()` is a list of computations with one instruction a line. An instruction in the body of a
+loop runs as often as the loop, if the compiler noted that number or the loop's condition compares a counter with a
+constant, as that of `jax.lax.scan` does; a loop of unknown length counts once. Bytes are those of the elements, without
+padding by layouts.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-# of an element; of types that are not here (tokens, opaque) nothing is counted
+# bytes of an element; types that are not listed (tokens, opaque) count as 0
 _BYTES = {"pred": 1, "s4": 1, "u4": 1, "f8": 1, "bf16": 2, "c64": 8, "c128": 16}
 _BYTES |= {f"{kind}{8 * size}": size for kind in "suf" for size in (1, 2, 4, 8)}
 COLLECTIVES = (
@@ -28,7 +28,7 @@ COLLECTIVES = (
 
 @dataclass(frozen=True)
 class Instruction:
-    """computation: the name of the one it stands in; kind: the opcode, of an asynchronous pair that of the start
+    """computation: the name of the computation that holds it; kind: the opcode, for the start of an asynchronous pair
     without its "-start"; shape: of the result, as written; text: the whole line."""
 
     computation: str
@@ -39,14 +39,14 @@ class Instruction:
 
     @property
     def size(self) -> int:
-        """Bytes of the result. Starts of asynchronous ones that hold their operand beside it: of the result alone."""
-        parts = [math.prod(map(int, dims)) * each for each, dims in _arrays(self.shape)]
+        """Bytes of the result, without the operand that the start of an asynchronous instruction returns beside it."""
+        parts = [math.prod(map(int, dims)) * element for element, dims in _arrays(self.shape)]
         paired = re.search(r" (all-gather|collective-permute)-start\(", self.text)
         return parts[1] if paired else sum(parts)
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from, "" where the compiler made it."""
+        """Where in the Python program it comes from, "" for one that the compiler made."""
         match = re.search(r'op_name="([^"]*)"', self.text)
         return match[1] if match else ""
 
@@ -66,23 +66,23 @@ class Module:
             count = self._length(instruction) if instruction.kind == "while" else 1
             for callee in _callees(instruction.text):
                 callers.setdefault(callee, []).append((instruction.computation, count))
-        found = {self.entry: 1}
+        runs = {self.entry: 1}
 
-        def often(name: str) -> int:
-            if name not in found:
-                found[name] = sum(often(caller) * count for caller, count in callers.get(name, ()))
-            return found[name]
+        def runs_of(name: str) -> int:
+            if name not in runs:
+                runs[name] = sum(runs_of(caller) * count for caller, count in callers.get(name, ()))
+            return runs[name]
 
-        return {instruction.computation: often(instruction.computation) for instruction in self.instructions}
+        return {instruction.computation: runs_of(instruction.computation) for instruction in self.instructions}
 
     def of_kind(self, *kinds: str) -> Iterator[tuple[Instruction, int]]:
-        """The instructions with one of these opcodes, and how often each one runs."""
+        """The instructions with one of these opcodes, and how often each of them runs."""
         for instruction in self.instructions:
             if instruction.kind in kinds:
                 yield instruction, self.times[instruction.computation]
 
     def _length(self, loop: Instruction) -> int:
-        """Rounds of a loop where the compiler wrote them down or the condition is `counter < constant`, otherwise 1."""
+        """Rounds of a loop if the compiler noted them or the condition is `counter < constant`, otherwise 1."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
         if known:
             return int(known[1])
@@ -99,7 +99,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """The module of `compiled.as_text()`. Raises ValueError where there is no entry computation."""
+    """The module in `compiled.as_text()`. Raises ValueError if there is no entry computation."""
     instructions, entry, computation = [], None, ""
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -121,7 +121,7 @@ def parse(text: str) -> Module:
 
 
 def _shape(text: str) -> str:
-    """The type at the beginning of `text`: up to a blank, or the whole of a tuple."""
+    """The type at the beginning of `text`: all before the first blank, or the whole of a tuple."""
     if not text.startswith("("):
         return text.partition(" ")[0]
     depth = 0
@@ -133,15 +133,14 @@ def _shape(text: str) -> str:
 
 
 def _arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
-    """Bytes of an element and the sizes of the axes of each array of a type."""
+    """For each array of a type the bytes of an element and the sizes of the axes."""
     for kind, dims in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
-        each = _BYTES.get(kind, 1 if kind.startswith("f8") else 0)
-        yield each, [size for size in dims.split(",") if size]
+        element = _BYTES.get(kind, 1 if kind.startswith("f8") else 0)
+        yield element, [size for size in dims.split(",") if size]
 
 
 def _callees(text: str) -> list[str]:
-    """Names of the computations that an instruction runs. Reducers and comparators, which do no work of their own to
-    speak of, are among them."""
+    """Names of the computations that an instruction runs, including reducers and comparators, which do little work."""
     names = re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", text)
     for group in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", text):
         names += re.findall(r"%?([\w.\-]+)", group)

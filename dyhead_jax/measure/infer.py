@@ -1,4 +1,4 @@
-"""Time of a config's detection: from pixels to boxes after NMS, on one device, with random weights and pictures.
+"""Time of a config's detection: from pixels to boxes after NMS, on one device, with random weights and images.
 
 The yardstick is a plain 3x3 convolution of the finest level of the pyramid.
 
@@ -23,7 +23,7 @@ add_arguments = common.add_configs
 def run(options: argparse.Namespace) -> None:
     common.check(options)
     chosen = common.configs(options)
-    train.finish("detection", [program(name, config) for name, config in chosen], chosen[0][1], options)
+    train.time_images("detection", [program(name, config) for name, config in chosen], chosen[0][1], options)
 
 
 def program(name: str, config: Config) -> Program:

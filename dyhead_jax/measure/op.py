@@ -1,9 +1,9 @@
-"""Time of the deformable 3x3 convolution, each implementation in turn, forward and with gradients.
+"""Time of the deformable 3x3 convolution in its implementations, forward and with gradients.
 
 The yardstick is the plain convolution of the same map. Gradients are those of the map, offsets, mask and kernel.
 
   python -m dyhead_jax.benchmark op
-  python -m dyhead_jax.benchmark op --size 50x76 --implementation taps --implementation hat --stride 2 --batch 4
+  python -m dyhead_jax.benchmark op --size 50x76 --implementation gather --implementation dense --stride 2 --batch 4
 """
 
 import argparse
@@ -11,7 +11,6 @@ import argparse
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax import command
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.timing import compiled, with_gradients
 from dyhead_jax.ops.deform_conv import deform_conv
@@ -28,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     common.check(options)
-    if options.overrides:
-        raise command.UsageError("op has no config; --help lists its options")
+    common.refuse_overrides(options, "op")
     dtype, c, (h, w), stride = jnp.dtype(options.dtype), options.channels, options.size, options.stride
     keys = jax.random.split(jax.random.key(3), 4)
     out = ((h - 1) // stride + 1, (w - 1) // stride + 1)
@@ -48,4 +46,4 @@ def run(options: argparse.Namespace) -> None:
             both = with_gradients(forward, (0, 1, 2, 3))
             programs.append(compiled(f"{name} forward+backward", both, x, offsets, mask, kernel))
     title = f"deformable convolution {options.batch}x{h}x{w}x{c} -> {c}, stride {stride}, {options.dtype}"
-    common.finish(title, programs, options, channels=c, at=(h, w), batch=options.batch, dtype=options.dtype)
+    common.time_and_report(title, programs, options, channels=c, at=(h, w), batch=options.batch, dtype=options.dtype)

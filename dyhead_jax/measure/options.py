@@ -1,4 +1,4 @@
-"""The options and the ending that the timing commands share."""
+"""The options that the timing commands share, and how they time their programs and report."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from dyhead_jax.measure.timing import Program, Report
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """What `op` and `block` share."""
+    """The options of `op` and `block`."""
     parser.add_argument("--batch", type=int, default=1, help="images (default 1)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--forward", action="store_true", help="forward only")
@@ -24,10 +24,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def add_configs(parser: argparse.ArgumentParser) -> None:
-    """What the commands that time a config share. One of the two options is needed; the rest is the config's."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", metavar="FILE", help="the config to time; --config.NAME=VALUE changes it")
-    which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two configs, timed in turn; prints their ratio")
+    """The options of the commands that time a config: --config or --compare is required."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--config", metavar="FILE", help="the config to time; --config.NAME=VALUE changes it")
+    group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two configs, timed in turns; prints their ratio")
     add_canvas(parser)
     add_run(parser)
 
@@ -39,12 +39,12 @@ def add_canvas(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds (default 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repeat here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every repeat here")
 
 
 def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
-    """The named configs with the command line's overrides and its batch and size put in. Raises what `flags` raises."""
-    found = []
+    """The configs named on the command line, with its overrides, batch and size. Raises what `flags` raises."""
+    result = []
     for argument in getattr(options, "compare", None) or [options.config]:
         config = flags.override(flags.load_file(argument), options.overrides)
         data = config.data
@@ -52,27 +52,33 @@ def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
             data = dataclasses.replace(data, batch_size=options.batch)
         if options.size is not None:
             data = dataclasses.replace(data, canvases=(options.size,))
-        found.append((argument, dataclasses.replace(config, data=data)))
-    return found
+        result.append((argument, dataclasses.replace(config, data=data)))
+    return result
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UsageError for numbers that make no run."""
-    for name in ("batch", "repeats"):
+    """Raises UsageError for a count below 1."""
+    for name in ("batch", "repeats", "images_per_chip"):
         value = getattr(options, name, None)
         if value is not None and value < 1:
-            raise command.UsageError(f"--{name} is {value}; it must be at least 1")
+            raise command.UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+
+
+def refuse_overrides(options: argparse.Namespace, name: str) -> None:
+    """Raises UsageError for --config.NAME=VALUE, given to a command without a config."""
+    if options.overrides:
+        raise command.UsageError(f"{options.overrides[0]}: {name} has no config; --help lists its options")
 
 
 def size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH in pixels; raises argparse's error otherwise."""
+    """(height, width) from HEIGHTxWIDTH in pixels; raises argparse's error for any other text."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 800x1216")
     return int(match[1]), int(match[2])
 
 
-def finish(
+def time_and_report(
     title: str,
     programs: list[Program],
     options: argparse.Namespace,
@@ -82,7 +88,8 @@ def finish(
     batch: int,
     dtype: str,
 ) -> Report:
-    """Runs the programs, a yardstick of `channels` at the map size `at`, and the ceilings; prints and writes."""
+    """Times the programs, a yardstick of `channels` at the map size `at`, and the ceilings; prints the report, and
+    writes it where --json says."""
     unit = timing.yardstick(channels, at, batch, jnp.dtype(dtype))
     tops = timing.ceilings(jnp.dtype(dtype))
     timing.run_in_turn([unit, *tops, *programs], options.repeats)

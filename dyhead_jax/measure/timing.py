@@ -1,8 +1,8 @@
-"""How the benchmarks measure: programs compiled first, then run in turn, and ceilings measured beside them.
+"""How time is measured: all programs are compiled first, then run in turns, with ceilings measured beside them.
 
-All programs of a run take turns, so that whatever else the machine does slows all of them. A repeat is as many calls as
-last `SHORTEST` together, waited for once; a program's time is the median of its repeats, its spread the interquartile
-range. Ratios are medians of the ratios of neighbouring repeats.
+The programs of a run take turns, so that other work on the machine slows all of them alike. A repeat is as many calls
+as last `SHORTEST` together, with one wait at the end; a program's time is the median of its repeats, its spread their
+interquartile range. A ratio is the median of the ratios of repeats of the same round.
 """
 
 import importlib.metadata
@@ -18,16 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.measure.cost import multiply_adds
+from dyhead_jax.measure.multiply_adds import multiply_adds
 
-SHORTEST = 0.02  # seconds of a repeat: long against the clock and the dispatch of a call
-MIB = 2**20
+SHORTEST = 0.02  # seconds of a repeat: long compared with the clock's resolution and the dispatch of a call
+MIB, GIB = 2**20, 2**30
 
 
 @dataclass
 class Program:
     """A compiled function with its arguments. compile_s: seconds of lowering and compilation; flops: two for each
-    multiply-add of its products; moved: bytes of arguments and results, the least it must move; temporaries: bytes."""
+    multiply-add of its products; moved: bytes of arguments and results, the least that it must move; temporaries:
+    bytes of other buffers; calls: in a repeat; seconds: of a call, for each repeat."""
 
     name: str
     call: Callable[[], Any]
@@ -52,7 +53,7 @@ class Program:
 
 
 def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Program:
-    """The program of a function that jit can take."""
+    """Compiles a function that `jax.jit` takes for these arguments."""
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start
@@ -69,7 +70,7 @@ def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Progra
 
 
 def with_gradients(function: Callable[..., Any], argnums: Sequence[int]) -> Callable[..., Any]:
-    """Forward and backward of a function of arrays: the gradients of the sum of squares of all it returns."""
+    """Forward + backward of a function of arrays: the gradients of the sum of squares of all that it returns."""
 
     def objective(*arguments: Any) -> jax.Array:
         leaves = jax.tree.leaves(function(*arguments))
@@ -79,7 +80,7 @@ def with_gradients(function: Callable[..., Any], argnums: Sequence[int]) -> Call
 
 
 def run_in_turn(programs: Sequence[Program], repeats: int, warmup: int = 2) -> None:
-    """Fills `seconds` of each program: `warmup` calls that do not count, then one repeat of each in every round."""
+    """Fills `seconds` of each program: `warmup` calls that do not count, then in each round one repeat of each."""
     for program in programs:
         for _ in range(max(warmup, 1)):
             start = time.perf_counter()
@@ -101,7 +102,7 @@ def ratio(program: Program, unit: Program) -> float:
 
 
 def compare(first: Program, second: Program) -> str:
-    """A line: how many times as long the second takes, with the quartiles of the paired ratios."""
+    """One line: how many times as long as the first the second takes, with the quartiles of the paired ratios."""
     ratios = sorted(b / a for a, b in zip(first.seconds, second.seconds, strict=True))
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return f"{second.name} / {first.name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f} of {len(ratios)} pairs)"
@@ -126,7 +127,7 @@ def ceilings(dtype: Any) -> list[Program]:
 
 @dataclass
 class Report:
-    """Everything of a run. title: what was measured; unit: the yardstick; tops: `ceilings`; programs: compared ones."""
+    """A finished run. title: what was measured; unit: the yardstick; tops: `ceilings`; programs: those compared."""
 
     title: str
     unit: Program

@@ -1,8 +1,8 @@
-"""TPU programs compiled ahead of time, by the compiler that `libtpu` brings, on a machine that has no TPU.
+"""TPU programs compiled ahead of time, by the compiler in `libtpu`, on a machine that has no TPU.
 
-Nothing runs: what comes out is the compiler's own view of a program. Its memory is what the chip will reserve. Its time
-is a roofline, mostly bytes moved over the memory's bandwidth, in which a gather or a scatter counts the tiles that its
-rows touch: good to compare forms of one computation, not to foretell a step.
+Nothing runs: the results are the compiler's own figures. Its memory is what the chip will reserve. Its time is a
+roofline estimate, mostly bytes moved over the memory's bandwidth, in which a gather or a scatter counts the tiles that
+its rows touch. It is good for comparing forms of one computation, not for predicting the time of a step.
 """
 
 import functools
@@ -24,14 +24,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dyhead_jax.command import UsageError, one_line
 from dyhead_jax.measure import hlo
-from dyhead_jax.measure.cost import inner_jaxprs
+from dyhead_jax.measure.multiply_adds import inner_jaxprs
+from dyhead_jax.measure.timing import GIB
 from dyhead_jax.ops import backend
 
-GIB = 2**30
-SHORT = 4  # loops of at most so many rounds are unrolled wholly where time is estimated
+SHORT = 4  # loops of at most this many rounds are unrolled completely where time is estimated
 HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GiB a chip, by the first part of a topology's name
-# What libtpu asks a TPU machine for; that two processes may compile at once; and none of its log, errors included,
-# since it takes the absence of a TPU for one.
+# libtpu must not ask a TPU machine for its metadata, two processes may compile at once, and nothing is logged: libtpu
+# would log the absence of a TPU as an error.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -42,9 +42,9 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program for one chip of a topology. Bytes of HBM; the compiler's estimate of seconds with each loop's body
-    counted once, without the operations, `unknown` of them, whose cost it does not know; the seconds that compiling
-    took; the optimised program."""
+    """A program for one chip of a topology. arguments, outputs, aliased, temporaries: bytes of HBM; seconds: the
+    compiler's estimate with each loop's body counted once; unknown: number of operations without an estimate, which
+    `seconds` leaves out; compile_seconds: of the compilation; module: the optimised program."""
 
     arguments: int
     outputs: int
@@ -57,7 +57,7 @@ class Compiled:
 
     @property
     def memory(self) -> int:
-        """Bytes of HBM that a chip needs while it runs."""
+        """Bytes of HBM that a chip needs while the program runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
@@ -75,25 +75,25 @@ def devices(topology: str) -> list[Any]:
     # v4's two cores are one device on real machines, but two for the compiler unless it is told
     chip = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chip).devices
+        chips = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chip).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UsageError(f"--topology={topology}: {one_line(error)}") from error
-    return sorted(found, key=lambda device: (device.process_index, device.id))
+    return sorted(chips, key=lambda device: (device.process_index, device.id))
 
 
 def hbm(topology: str) -> int:
-    """Bytes of HBM of one of its chips."""
+    """Bytes of HBM of one chip of a topology."""
     return HBM[topology.partition(":")[0]] * GIB
 
 
-def finish(lowered: Any) -> Compiled:
-    """Compiles what `jax.jit(...).lower(...)` gave."""
+def compile_lowered(lowered: Any) -> Compiled:
+    """Compiles the result of `jax.jit(...).lower(...)`."""
     start = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     estimate = program.cost_analysis()["optimal_seconds"]
-    unknown = max(0, math.ceil(-estimate))  # each one enters the sum as -1 second
+    unknown = max(0, math.ceil(-estimate))  # each of them enters the sum as -1 second
     return Compiled(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
@@ -107,8 +107,8 @@ def finish(lowered: Any) -> Compiled:
 
 
 class Chip:
-    """One chip of a topology, for programs that run on one. Programs are compiled once, however often they are asked
-    for: by the text of their trace."""
+    """One chip of a topology, for programs that run on one chip. A program is compiled only once: programs with the
+    same text of their trace are the same."""
 
     def __init__(self, topology: str) -> None:
         mesh = Mesh(np.array(devices(topology)[:1]), ("chip",))
@@ -116,49 +116,50 @@ class Chip:
         self.compiled: dict[str, Compiled] = {}
 
     def compile(self, function: Callable[..., Any], *arguments: Any) -> Compiled:
-        """arguments: trees of arrays or of `jax.ShapeDtypeStruct`."""
+        """Compiles a function for these arguments, trees of arrays or of `jax.ShapeDtypeStruct`."""
         return self._compile(traced(function, *arguments))
 
     def estimate(self, function: Callable[..., Any], *arguments: Any, unroll: int = 3) -> tuple[float, bool]:
-        """The compiler's estimate of seconds with each loop's body counted as often as it runs, and whether that is
-        all: False where some operation has no estimate.
+        """The compiler's estimate of seconds with each loop's body counted as often as it runs, and whether it is
+        complete: False where some operation has no estimate.
 
-        The compiler counts a body once. So the program is compiled with its loops unrolled: short ones and those within
-        loops wholly, the others, all of as many rounds, by `unroll`; from two degrees follows what a round costs.
-        Unrolling by the number of rounds needs no such step and takes longer. A body compiled by itself says too much,
-        since it reads and writes in HBM what a loop keeps in the chip's faster memory. A loop whose rounds depend on
-        the data (`while`) counts as one round.
-        Raises ValueError where `unroll` does not divide the rounds, or the outer loops' rounds differ.
+        The compiler counts a loop's body once, so the program is compiled with its loops unrolled: short loops and
+        loops within loops completely, the other ones, which must all have the same number of rounds, by `unroll` and by
+        1; the difference gives the cost of a round. Unrolling by the number of rounds needs no difference and takes
+        longer to compile. A body compiled by itself would cost too much, since it reads and writes in HBM what a loop
+        keeps in the chip's faster memory. A loop whose length depends on the data (`while`) counts as one round.
+        Raises ValueError if `unroll` does not divide the number of rounds, or if outer loops differ in theirs.
         """
         program = traced(function, *arguments)
         rounds = set(_rounds(program.jaxpr))
         if len(rounds) > 1 or any(count % unroll for count in rounds):
-            raise ValueError(f"loops of {sorted(rounds)} rounds; all must have as many, and {unroll} must divide them")
+            raise ValueError(f"loops of {sorted(rounds)} rounds; all must have the same number, divisible by {unroll}")
         count = max(rounds, default=1)
         many = self._compile(unrolled(program, unroll))
         if count == unroll:
             return many.seconds, many.unknown == 0
         once = self._compile(unrolled(program, 1))
-        each = (many.seconds - once.seconds) / (unroll - 1)
-        return once.seconds + (count - 1) * each, many.unknown == once.unknown == 0
+        seconds_a_round = (many.seconds - once.seconds) / (unroll - 1)
+        return once.seconds + (count - 1) * seconds_a_round, many.unknown == once.unknown == 0
 
     def _compile(self, program: ClosedJaxpr) -> Compiled:
         key = str(program)
         if key not in self.compiled:
             shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self.sharding) for a in program.in_avals]
-            self.compiled[key] = finish(jax.jit(jaxpr_as_fun(program)).lower(*shapes))
+            self.compiled[key] = compile_lowered(jax.jit(jaxpr_as_fun(program)).lower(*shapes))
         return self.compiled[key]
 
 
 def traced(function: Callable[..., Any], *arguments: Any) -> ClosedJaxpr:
-    """The program of a function as on a TPU, whatever the backend here."""
-    with backend.preferred("lax"):
-        return jax.make_jaxpr(lambda *a: function(*a))(*arguments)  # a new function: the old one may have been traced
+    """The program of a function as it is traced for a TPU, whatever the backend here."""
+    with backend.tracing_for("tpu"):
+        # a new function, since `function` may have been traced for the backend here, and that trace is kept
+        return jax.make_jaxpr(lambda *a: function(*a))(*arguments)
 
 
 def unrolled(program: ClosedJaxpr, rounds: int) -> ClosedJaxpr:
-    """The same program, in which a round of each outermost `scan` does the work of `rounds`; those within it, and those
-    of at most SHORT rounds, are unrolled wholly."""
+    """The same program with each outermost `scan` unrolled by `rounds`; scans within a scan, and those of at most SHORT
+    rounds, are unrolled completely."""
 
     def rewrite(jaxpr: Jaxpr, outermost: bool) -> Jaxpr:
         eqns = []

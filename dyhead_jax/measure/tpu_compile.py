@@ -1,10 +1,10 @@
 """Whether a config's training step fits a TPU slice: compiled for it ahead of time, without a TPU. Nothing runs.
 
 The step is that of config.run.parallel="jit": the batch split over all chips of the topology, the state replicated (or
-divided, as config.run.shard_state says, at the price of all-gathers of weights). Shown are the HBM that a chip needs,
-the collectives of the optimised program (what chips send each other) and its gathers, each counted as often as it runs,
-and the compiler's estimate of the time. Where the config leaves config.model.dyhead.implementation to "auto", it is
-what "auto" is on a TPU. Needs libtpu: the extra `tpu`.
+divided, as config.run.shard_state says, which costs all-gathers of weights). Shown are the HBM that a chip needs, the
+collectives of the optimised program (what chips send each other) and its gathers, each counted as often as it runs, and
+the compiler's estimate of the time. The step is traced for a TPU: "auto" in the config means what it means there. Needs
+libtpu: the extra `tpu`.
 
   python -m dyhead_jax.benchmark tpu-compile --config=configs/atss_r50_dyhead_1x.py --topology=v5e:16x16 \\
       --size 800x1344 --config.model.dtype=bfloat16 --config.model.dyhead.remat=True --config.model.dyhead.scan=True
@@ -19,15 +19,13 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import command
 from dyhead_jax.config import Config, flags
 from dyhead_jax.files import write_atomic
 from dyhead_jax.measure import hlo, tpu, train
 from dyhead_jax.measure import options as common
+from dyhead_jax.measure.timing import GIB, MIB
 from dyhead_jax.ops import backend
 from dyhead_jax.training import parallel
-
-GIB, MIB = 2**30, 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,43 +33,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="v5e:16x16, v4:2x2x4, v5p:2x2x1, v6e:4x4, ..."
     )
-    parser.add_argument("--images-per-chip", type=int, default=2, metavar="N", help="of a micro-batch (default 2)")
+    parser.add_argument("--images-per-chip", type=int, default=2, metavar="N", help="in a micro-batch (default 2)")
     parser.add_argument("--size", type=common.size, metavar="HxW", help="of the canvas (default: the config's first)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.images_per_chip < 1:
-        raise command.UsageError(f"--images-per-chip is {options.images_per_chip}; it must be at least 1")
+    common.check(options)
     config = flags.override(flags.load_file(options.config), options.overrides)
     chips = tpu.devices(options.topology)
     config = for_chips(config, len(chips), options.images_per_chip, options.size)
-    found = report(options.topology, config, chips)
-    print(text(found))
+    numbers = report(options.topology, config, chips)
+    print(text(numbers))
     if options.json is not None:
-        write_atomic(options.json, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomic(options.json, (json.dumps(numbers, indent=1) + "\n").encode())
 
 
 def for_chips(config: Config, chips: int, images: int, size: tuple[int, int] | None) -> Config:
     """The config with `images` on each of the chips, and on canvases of the given size."""
     batch = images * chips * config.optim.accumulate
     data = dataclasses.replace(config.data, batch_size=batch, canvases=(size or config.data.canvases[0],))
-    dyhead = config.model.dyhead
-    if dyhead.implementation == "auto":
-        dyhead = dataclasses.replace(dyhead, implementation="auto_tpu")
-    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, dyhead=dyhead))
+    return dataclasses.replace(config, data=data)
 
 
 def report(topology: str, config: Config, chips: list[Any]) -> dict[str, Any]:
-    """Everything that is printed, bytes and seconds."""
+    """All numbers that `text` prints, in bytes and seconds."""
     step, first = train.parts(config)
     placed = parallel.Jit(chips, config.run.shard_state)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.state_sharding(x.shape)), jax.eval_shape(first)
     )
-    with backend.preferred("lax"):
+    with backend.tracing_for("tpu"):
         lowered = placed.train_step(step).lower(state, abstract_batch(config, placed.sharded))
-    compiled = tpu.finish(lowered)
+    compiled = tpu.compile_lowered(lowered)
     others = [
         {"kind": i.kind, "times": times, "bytes": i.size, "shape": i.shape, "op_name": i.op_name}
         for i, times in compiled.module.of_kind(*hlo.COLLECTIVES)
@@ -101,15 +95,15 @@ def report(topology: str, config: Config, chips: list[Any]) -> dict[str, Any]:
 
 def abstract_batch(config: Config, sharding: jax.sharding.Sharding) -> Any:
     """Shapes and dtypes of the config's batch on its first canvas."""
-    one = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=1))
+    single = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=1))
     size = config.data.batch_size
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=sharding), train.random_batch(one)
+        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=sharding), train.random_batch(single)
     )
 
 
 def collectives(module: hlo.Module) -> dict[str, dict[str, int]]:
-    """By kind, how many run in a step and the bytes of their results, all together."""
+    """For each kind of collective the number that run in a step and the bytes of all their results."""
     counts, sizes = Counter[str](), Counter[str]()
     for instruction, times in module.of_kind(*hlo.COLLECTIVES):
         counts[instruction.kind] += times
@@ -117,33 +111,33 @@ def collectives(module: hlo.Module) -> dict[str, dict[str, int]]:
     return {kind: {"count": counts[kind], "bytes": sizes[kind]} for kind in sorted(counts)}
 
 
-def text(found: dict[str, Any]) -> str:
+def text(numbers: dict[str, Any]) -> str:
     """The report for a terminal."""
-    used, available = found["hbm_bytes"], found["hbm_of_a_chip_bytes"]
-    height, width = found["canvas"]
+    used, available = numbers["hbm_bytes"], numbers["hbm_of_a_chip_bytes"]
+    height, width = numbers["canvas"]
     lines = [
-        f"{found['topology']}: {found['chips']} chips, {found['batch']} images of {height}x{width}, {found['dtype']},"
-        f" deformable convolutions by {found['implementation']!r}",
-        "  ".join(f"{key} {found[key]}" for key in tpu.versions()),
+        f"{numbers['topology']}: {numbers['chips']} chips, {numbers['batch']} images of {height}x{width},"
+        f" {numbers['dtype']}, deformable convolutions by {numbers['implementation']!r}",
+        "  ".join(f"{key} {numbers[key]}" for key in tpu.versions()),
         f"HBM a chip: {used / GIB:.2f} of {available / GIB:.0f} GiB ({'fits' if used <= available else 'TOO MUCH'});"
-        f" arguments {found['arguments_bytes'] / GIB:.2f}, temporaries {found['temporaries_bytes'] / GIB:.2f} GiB",
-        f"compiled in {found['compile_s']:.0f} s",
+        f" arguments {numbers['arguments_bytes'] / GIB:.2f}, temporaries {numbers['temporaries_bytes'] / GIB:.2f} GiB",
+        f"compiled in {numbers['compile_s']:.0f} s",
     ]
-    for kind, of in found["collectives"].items():
-        lines.append(f"{kind}: {of['count']} a step, {of['bytes'] / MIB:.1f} MiB")
-    if not found["collectives"]:
+    for kind, total in numbers["collectives"].items():
+        lines.append(f"{kind}: {total['count']} a step, {total['bytes'] / MIB:.1f} MiB")
+    if not numbers["collectives"]:
         lines.append("no collectives")
-    lines.append(f"largest collective: {found['largest_collective_bytes'] / MIB:.1f} MiB")
-    if found["other_collectives"]:
+    lines.append(f"largest collective: {numbers['largest_collective_bytes'] / MIB:.1f} MiB")
+    if numbers["other_collectives"]:
         lines.append("other than all-reduce:")
     else:
         lines.append("no collective other than all-reduce: chips exchange sums and maxima only")
-    for other in found["other_collectives"]:
+    for other in numbers["other_collectives"]:
         lines.append(f"  {other['kind']} x{other['times']} {other['shape']} {other['op_name']}")
-    lines.append(f"gathers: {found['gathers']} a step")
-    without = found["operations_without_estimate"]
+    lines.append(f"gathers: {numbers['gathers']} a step")
+    without = numbers["operations_without_estimate"]
     lines.append(
-        f"compiler's estimate of a step, each loop's body counted once: {found['estimate_s'] * 1e3:.1f} ms"
+        f"compiler's estimate of a step, each loop's body counted once: {numbers['estimate_s'] * 1e3:.1f} ms"
         + (f" and {without} operation(s) that it has none for" if without else "")
     )
     return "\n".join(lines)

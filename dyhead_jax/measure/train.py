@@ -1,4 +1,4 @@
-"""Time of a config's training step on one device: forward, backward and update, with random pictures and boxes.
+"""Time of a config's training step on one device: forward, backward and update, with random images and boxes.
 
 The yardstick is a plain 3x3 convolution of the finest level of the pyramid.
 
@@ -22,13 +22,13 @@ from dyhead_jax.training import optim, steps
 from dyhead_jax.types import Batch, GroundTruth
 
 add_arguments = common.add_configs
-BOXES = 8  # in each picture
+BOXES = 8  # in each image
 
 
 def run(options: argparse.Namespace) -> None:
     common.check(options)
     chosen = common.configs(options)
-    finish("training step", [program(name, config) for name, config in chosen], chosen[0][1], options)
+    time_images("training step", [program(name, config) for name, config in chosen], chosen[0][1], options)
 
 
 def program(name: str, config: Config) -> Program:
@@ -38,7 +38,7 @@ def program(name: str, config: Config) -> Program:
 
 
 def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainState]]:
-    """The step that sees the whole batch, and the function that makes the state before the first one."""
+    """The step that takes the whole batch, and the function that makes the initial state."""
     model = detectors.build(config.model)
     parameters = steps.survey(model, (64, 64))
     optimizer = optim.make_optimizer(config.optim, config.run.steps, parameters)
@@ -54,12 +54,12 @@ def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainStat
     return step, first
 
 
-def finish(what: str, programs: list[Program], config: Config, options: argparse.Namespace) -> None:
-    """Measures, and prints the images a second too."""
+def time_images(what: str, programs: list[Program], config: Config, options: argparse.Namespace) -> None:
+    """Times the programs, reports, and prints the images a second of each."""
     finest = head.random_pyramid(config)[0]
     count = config.data.batch_size
     title = f"{what}, {count} image(s) of {config.data.canvases[0]}, {config.model.dtype}"
-    common.finish(
+    common.time_and_report(
         title,
         programs,
         options,
@@ -73,7 +73,7 @@ def finish(what: str, programs: list[Program], config: Config, options: argparse
 
 
 def random_batch(config: Config) -> Batch:
-    """Noise, and boxes of all sizes, on the first canvas."""
+    """Noise with boxes of all sizes, on the first canvas."""
     rng = np.random.default_rng(0)
     b, (h, w), m = config.data.batch_size, config.data.canvases[0], config.data.max_boxes
     corner = rng.uniform(0, 0.5, (b, m, 2))

@@ -1,7 +1,7 @@
 """BorderAlign (Qiu et al. 2020): for each side of a box, the channel-wise maximum over points along it.
 
-Coordinates: boxes are (x1, y1, x2, y2) in cells of the map, whole numbers at cell (not pixel) centres: a point (x, y)
-reads cells floor and floor + 1 without any half-cell shift.
+Coordinates: boxes are (x1, y1, x2, y2) in cells of the map, with whole numbers at the centres of cells: a point (x, y)
+is interpolated between the cells floor and floor + 1, without a half-cell shift.
 """
 
 import functools
@@ -14,12 +14,12 @@ import numpy as np
 
 
 def border_align(feature: jax.Array, boxes: jax.Array, pool_size: int = 10) -> jax.Array:
-    """feature: (b, h, w, 4 * c), channels of the top, left, bottom and right side after one another; boxes: (b, n, 4).
+    """feature: (b, h, w, 4 * c), the channels of the top, left, bottom and right side in this order; boxes: (b, n, 4).
 
-    Each side is read at pool_size + 1 evenly spaced points, both ends included: top and left from (x1, y1), bottom and
-    right from (x2, y2), walking along the side; the first of equal maxima counts. Points are cut to the map.
-    Returns (b, n, 4, c) in the dtype of the feature. The gradient goes to the four cells around the maximum, and none
-    to the boxes. Raises ValueError for shapes that do not fit. Source: the official kernel `border_align`.
+    Each side is read at pool_size + 1 evenly spaced points, both ends included: top and left starting at (x1, y1),
+    bottom and right at (x2, y2). Among equal maxima the first one counts. Points are clipped to the map.
+    Returns (b, n, 4, c) in the dtype of the feature. The gradient goes to the four cells around the maximum; boxes get
+    none. Raises ValueError for shapes that do not fit. Source: the official kernel `border_align`.
     """
     return border_align_levels([feature], [boxes], pool_size)[0]
 
@@ -27,7 +27,7 @@ def border_align(feature: jax.Array, boxes: jax.Array, pool_size: int = 10) -> j
 def border_align_levels(
     features: Sequence[jax.Array], boxes: Sequence[jax.Array], pool_size: int = 10
 ) -> list[jax.Array]:
-    """`border_align` of every level of a pyramid, in one loop over the points: fewer gathers, and quick to compile."""
+    """`border_align` of every level of a pyramid in one loop over the points: fewer gathers, and faster to compile."""
     channels = features[0].shape[-1]
     for level, (feature, box) in enumerate(zip(features, boxes, strict=True)):
         if feature.ndim != 4 or channels % 4 or feature.shape[3] != channels:
@@ -50,11 +50,11 @@ Layout = tuple[tuple[int, int, int], ...]  # height, width and number of boxes o
 
 
 def _corners(layout: Layout, pool_size: int, boxes: jax.Array, point: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    """Rows of the table (b, 4, n) and weights of the four cells around point number `point` of every side."""
+    """Of the four cells around point number `point` of every side, the rows in the table and the weights: (b, 4, n)."""
     counts = [count for *_, count in layout]
-    each = lambda v: jnp.asarray(np.repeat(np.asarray(v, np.int32), counts).reshape(1, 1, -1))  # noqa: E731
-    height, width = each([h for h, _, _ in layout]), each([w for _, w, _ in layout])
-    start = each(np.cumsum([0] + [h * w for h, w, _ in layout])[:-1])
+    per_box = lambda v: jnp.asarray(np.repeat(np.asarray(v, np.int32), counts).reshape(1, 1, -1))  # noqa: E731
+    height, width = per_box([h for h, _, _ in layout]), per_box([w for _, w, _ in layout])
+    start = per_box(np.cumsum([0] + [h * w for h, w, _ in layout])[:-1])
     x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
     dx, dy = (x2 - x1) / pool_size, (y2 - y1) / pool_size
     p = jnp.asarray(point, boxes.dtype)
@@ -82,25 +82,25 @@ def _align(layout: Layout, pool_size: int, table: jax.Array, boxes: jax.Array) -
 
 
 def _maximum(layout, pool_size, table, boxes) -> tuple[jax.Array, jax.Array]:
-    """The maxima and the number of the point that each was first met at."""
+    """The maxima, and for each the number of the first point that attains it."""
     number = jnp.int8 if pool_size < 128 else jnp.int32
 
     def sample(point: Any) -> Any:
         return sum(w[..., None] * _gather(table, rows) for rows, w in _corners(layout, pool_size, boxes, point))
 
     def walk(point: jax.Array, carry):
-        most, first = carry
+        maximum, first = carry
         value = sample(point)
-        return jnp.maximum(most, value), jnp.where(value > most, point.astype(number), first)
+        return jnp.maximum(maximum, value), jnp.where(value > maximum, point.astype(number), first)
 
-    # the first point starts the loop: its values vary over devices as a loop carry must inside shard_map
-    most = sample(0)
-    return jax.lax.fori_loop(1, pool_size + 1, walk, (most, (most != most).astype(number) * 0))
+    # The loop starts from the first point: inside shard_map the carry must vary over devices, as its values do.
+    start = sample(0)
+    return jax.lax.fori_loop(1, pool_size + 1, walk, (start, (start != start).astype(number) * 0))
 
 
 def _align_fwd(layout, pool_size, table, boxes) -> tuple[jax.Array, Any]:
-    most, first = _maximum(layout, pool_size, table, boxes)
-    return most, (table, boxes, first)
+    maximum, first = _maximum(layout, pool_size, table, boxes)
+    return maximum, (table, boxes, first)
 
 
 def _align_bwd(layout, pool_size, residuals, g) -> tuple[jax.Array, None]:
@@ -112,7 +112,7 @@ def _align_bwd(layout, pool_size, residuals, g) -> tuple[jax.Array, None]:
             total = _scatter_add(total, rows, weight[..., None].astype(g.dtype) * here)
         return total
 
-    # the walk's first step outside the loop, for the same reason as above
+    # the first point outside the loop, for the same reason as above
     total = add(0, jnp.zeros_like(table, dtype=g.dtype))
     return jax.lax.fori_loop(1, pool_size + 1, add, total).astype(table.dtype), None
 
@@ -121,7 +121,7 @@ _align.defvjp(_align_fwd, _align_bwd)
 
 
 def _gather(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """(b, 4, rows, c) and (b, 4, n) to (b, 4, n, c); vmap keeps the first two batching dimensions of the gather."""
+    """(b, 4, rows, c) and (b, 4, n) to (b, 4, n, c); by vmap the first two axes stay batching dimensions."""
     return jax.vmap(jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds")))(table, rows)
 
 

@@ -1,7 +1,8 @@
-"""The convolution layer of backbones and necks, in the forms that are fast on every backend.
+"""The convolution layer of backbones and necks, in forms that are fast on every backend.
 
-A 1x1 convolution is a matrix product of flattened pixels: the weight gradient of the same convolution takes ten times
-longer on XLA's CPU backend. Grouped ones go through `grouped_conv`, those at stride 1 through `narrow_conv`.
+A 1x1 convolution is a matrix product of flattened pixels: XLA's CPU backend takes ten times as long for the weight
+gradient of a 1x1 `lax` convolution. Grouped convolutions go through `grouped_conv`, those at stride 1 through
+`narrow_conv`.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 def channel_sum(x: jax.Array) -> jax.Array:
     """Sum of (b, h, w, c) over all but the channels, (c,), in float32 or wider.
 
-    In two steps that the compiler must not merge: on the CPU a sum over leading axes alone vectorises.
+    In two steps that the compiler must not merge: on CPUs a sum over leading axes only is vectorised.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return jax.lax.optimization_barrier(x.sum((0, 1))).sum(0)
@@ -27,8 +28,8 @@ def channel_sum(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def scale_shift(x: jax.Array, factor: jax.Array | None, shift: jax.Array) -> jax.Array:
-    """x * factor + shift (without factor: x + shift) along the last axis, in the dtype of x; gradients by
-    `channel_sum`."""
+    """x * factor + shift along the last axis (x + shift if factor is None), in the dtype of x. x: (b, h, w, c);
+    factor, shift: (c,). Their gradients are taken by `channel_sum`."""
     c = x.shape[-1]
     y = x if factor is None else x * factor.reshape(1, 1, 1, c)
     return (y + shift.reshape(1, 1, 1, c)).astype(x.dtype)
@@ -55,8 +56,8 @@ class Conv(nn.Module):
     """Convolution of (b, h, w, c) -> (b, h_out, w_out, features), in `dtype`.
 
     kernel: side of the square kernel. padding: None is kernel // 2 on every side as in PyTorch, "SAME" is TensorFlow's
-    (the odd pixel below and on the right), or ((top, bottom), (left, right)). Parameters kernel (kernel, kernel,
-    c // groups, features), He normal by fan-out unless told, and with `use_bias` bias (features,), zero unless told.
+    (the odd pixel below and on the right), or ((top, bottom), (left, right)). Parameters: kernel (kernel, kernel,
+    c // groups, features), by default He normal by fan-out, and with `use_bias` bias (features,), by default zero.
     Raises ValueError where `groups` does not divide the channels.
     """
 
@@ -72,7 +73,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, factor: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
-        """factor, shift: (features,), multiplied into the kernel and added to the result: a norm folded in."""
+        """factor, shift: (features,). The kernel is multiplied by factor and shift is added to the result, which
+        folds a frozen norm into the convolution."""
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel: Any = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.use_bias:

@@ -1,7 +1,7 @@
 """Depthwise and grouped convolution that is fast on the CPU too.
 
 XLA's CPU backend runs `lax.conv_general_dilated` with feature groups 8 to 38 times slower than the same sum written as
-shifted products, and its gradients with few channels a group hundreds of times; so there is another form of each kind.
+shifted products, and its gradients with few channels a group hundreds of times; so each kind has a form for CPUs.
 All forms give the same numbers, forward and backward.
 """
 
@@ -19,11 +19,11 @@ IMPLEMENTATIONS = ("auto", "shifted", "lax")
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: int) -> Padding:
     """TensorFlow's SAME: output size ceil(size / stride), the odd pixel of padding below and on the right."""
 
-    def one(n: int, k: int) -> tuple[int, int]:
+    def along(n: int, k: int) -> tuple[int, int]:
         total = max((-(-n // stride) - 1) * stride + k - n, 0)
         return total // 2, total - total // 2
 
-    return one(size[0], kernel[0]), one(size[1], kernel[1])
+    return along(size[0], kernel[0]), along(size[1], kernel[1])
 
 
 def grouped_conv(
@@ -39,9 +39,9 @@ def grouped_conv(
 
     x: (b, h, w, c_in); kernel: (kh, kw, c_in // groups, c_out), both of one dtype; padding: ((top, bottom), (left,
     right)) or "SAME" as in TensorFlow. Returns (b, h_out, w_out, c_out) in the dtype of x.
-    implementation: "shifted" (depthwise a sum of shifted products, else a few dense convolutions), "lax"
-    (`lax.conv_general_dilated`), or "auto": see `forms`.
-    Raises ValueError for shapes that do not fit together and an unknown implementation.
+    implementation: "shifted" (depthwise: a sum of shifted products; otherwise: a few dense convolutions), "lax"
+    (`lax.conv_general_dilated`), or "auto", see `backend.shifted_or_lax`.
+    Raises ValueError for shapes that do not fit together and for an unknown implementation.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation is {implementation!r}; it may be {', '.join(map(repr, IMPLEMENTATIONS))}")
@@ -52,7 +52,7 @@ def grouped_conv(
         padding = same_padding((x.shape[1], x.shape[2]), (kh, kw), stride)
     assert not isinstance(padding, str), padding
     if implementation == "auto":
-        implementation = backend.auto()
+        implementation = backend.shifted_or_lax()
     if implementation == "shifted" and c_group == 1 and c_in == c_out:
         return _depthwise(x, kernel, stride, padding)
     if implementation == "shifted":
@@ -63,7 +63,7 @@ def grouped_conv(
 
 
 def _tap(x: jax.Array, i: int, j: int, rows: int, columns: int, stride: int) -> jax.Array:
-    """Rows i, i + stride, ... and columns j, j + stride, ... of a padded x: what tap (i, j) sees."""
+    """Rows i, i + stride, ... and columns j, j + stride, ... of a padded x: the pixels that tap (i, j) reads."""
     return jax.lax.slice(
         x,
         (0, i, j, 0),
@@ -77,18 +77,18 @@ def _pad(x: jax.Array, padding: Padding) -> jax.Array:
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, groups: int, stride: int, padding: Padding) -> jax.Array:
-    """A few dense convolutions, each of several groups: zeros in the kernel cost less than narrow groups do.
+    """A few dense convolutions of several groups each: zeros in the kernel cost less than narrow groups do.
 
-    At most 8 of them, for the compiler's sake, and of at least 32 channels.
+    At most 8 convolutions, which keeps compilation short, of at least 32 channels each.
     """
     kh, kw, c_group, c_out = kernel.shape
-    together = max(x.shape[-1] // 8, 32) // c_group  # groups in one dense convolution
-    together = next(n for n in range(min(max(together, 1), groups), 0, -1) if groups % n == 0)
-    parts, out_group = groups // together, c_out // groups
-    kernel = kernel.reshape(kh, kw, c_group, parts, together, out_group)
-    diagonal = jnp.eye(together, dtype=kernel.dtype)
+    merged = max(x.shape[-1] // 8, 32) // c_group  # groups in one dense convolution
+    merged = next(n for n in range(min(max(merged, 1), groups), 0, -1) if groups % n == 0)
+    parts, out_group = groups // merged, c_out // groups
+    kernel = kernel.reshape(kh, kw, c_group, parts, merged, out_group)
+    diagonal = jnp.eye(merged, dtype=kernel.dtype)
     kernel = jnp.einsum("hwipgo,gf->phwfigo", kernel, diagonal)
-    kernel = kernel.reshape(parts, kh, kw, together * c_group, together * out_group)
+    kernel = kernel.reshape(parts, kh, kw, merged * c_group, merged * out_group)
     results = [
         jax.lax.conv_general_dilated(
             part, kernel[i], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -107,7 +107,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -
 
 
 def _sum_of_taps(pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Sum of x * k over the pairs (x (b, h, w, c), k (c,)): one fused loop after compilation."""
+    """Sum of x * k over the pairs x (b, h, w, c), k (c,). XLA compiles it into one fused loop."""
     x, k = pairs[0]
     total = x * k.reshape(1, 1, 1, -1)
     for x, k in pairs[1:]:
@@ -125,9 +125,9 @@ def _depthwise_bwd(stride: int, padding: Padding, saved, dy: jax.Array):
 
 
 def _input_gradient(dy: jax.Array, kernel: jax.Array, shape, stride: int, padding: Padding) -> jax.Array:
-    """Gradient of x by phases, which saves the products with the zeros of a dilated dy.
+    """Gradient of x, phase by phase of the stride, which avoids multiplying with the zeros of a dilated dy.
 
-    Padded row stride * q + a meets only the taps a, a + stride, ... of output rows q, q - 1, ...
+    The padded row stride * q + a is read only by the taps a, a + stride, ... of the output rows q, q - 1, ...
     """
     b, h, w, c = shape
     kh, kw = kernel.shape[:2]
@@ -153,23 +153,23 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, shape, stride: int, paddin
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Gradient of the kernel, summed in float32 or wider, one output row after the other: the rows stay in cache."""
+    """Gradient of the kernel, summed in float32 or wider, output row by output row, so that the rows stay in cache."""
     kh, kw = kernel.shape[:2]
     x = _pad(x, padding)
     rows, columns = dy.shape[1:3]
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    def one_row(p: jax.Array) -> jax.Array:
+    def row_sum(p: jax.Array) -> jax.Array:
         seen = jax.lax.dynamic_slice_in_dim(x, p * stride, kh, axis=1).astype(wide)
         row = jax.lax.dynamic_slice_in_dim(dy, p, 1, axis=1).astype(wide)
-        # Columns are summed after the loop: a sum over leading axes alone vectorises (6 times faster).
+        # Columns are summed after the loop: a sum over leading axes only is vectorised, and 6 times faster.
         return jnp.stack(
             [(_tap(seen, i, j, 1, columns, stride) * row).sum((0, 1)) for i in range(kh) for j in range(kw)]
         )
 
-    # Zeros made of dy: under a mapped axis the carry must vary over it as the sums do.
+    # Zeros computed from dy: under a mapped axis the carry must vary over that axis as the sums do.
     zeros = jnp.zeros((kh * kw, columns, x.shape[3]), wide) + 0 * dy[0, 0, 0, 0].astype(wide)
-    total, _ = jax.lax.scan(lambda total, p: (total + one_row(p), None), zeros, jnp.arange(rows))
+    total, _ = jax.lax.scan(lambda total, p: (total + row_sum(p), None), zeros, jnp.arange(rows))
     return total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -1,9 +1,10 @@
-"""Convolution at stride 1 to few channels, such as that of the offsets, in the form that is fast on the CPU.
+"""Convolution at stride 1 to few channels, such as the one that predicts offsets, in a form that is fast on CPUs.
 
-There one matrix product for all taps, and shifts of its narrow result, take forward + backward 0.5 times a plain
-convolution 256 -> 256 for 27 channels, 0.2 for 4; `lax.conv_general_dilated` takes 0.7 and 0.8, and 90 in place of
-1.2 for two of 27 channels in a loop, as over blocks (`DyHead.scan`). To 64 channels `lax` is the faster one, 1.0
-against 2.8. Measured with jax 0.10.1 on two cores of an AMD EPYC: benchmarks/results/cpu_forms.md.
+The CPU's form is one matrix product for all taps, followed by shifts of its narrow result. Forward + backward it takes
+0.5 times as long as a plain convolution 256 -> 256 for 27 output channels, and 0.2 for 4;
+`lax.conv_general_dilated` takes 0.7 and 0.8. For two convolutions to 27 channels in a loop, as over blocks
+(`DyHead.scan`), the figures are 1.2 and 90. With 64 output channels `lax` is the faster one, 1.0 against 2.8.
+Measured with jax 0.10.1 on two cores of an AMD EPYC: benchmarks/results/cpu_forms.md.
 """
 
 import functools
@@ -14,19 +15,19 @@ import jax.numpy as jnp
 
 from dyhead_jax.ops import backend
 
-WIDEST = 27  # output channels for which "auto" takes the products on the CPU
+WIDEST = 27  # most output channels for which "auto" takes the matrix product on a CPU
 
 
 def narrow_conv(x: jax.Array, kernel: jax.Array, implementation: str = "auto") -> jax.Array:
     """x: (b, h, w, c); kernel: (kh, kw, c, features) with odd sides, both of one dtype; padded by half a kernel.
 
-    Returns (b, h, w, features) in the dtype of x. implementation: "shifted" (products, then shifts), "lax", or "auto":
-    that of `forms` where `features` is at most WIDEST and at most half of c, otherwise lax.
+    Returns (b, h, w, features) in the dtype of x. implementation: "shifted" (a matrix product, then shifts), "lax", or
+    "auto": that of `backend.shifted_or_lax` where `features` is at most WIDEST and at most half of c, otherwise "lax".
     """
     c, features = kernel.shape[2:]
     if implementation == "auto":
         few = features <= WIDEST and 2 * features <= c
-        implementation = backend.auto() if few else "lax"
+        implementation = backend.shifted_or_lax() if few else "lax"
     if implementation == "shifted":
         return _products(x, kernel)
     padding = [(n // 2, n // 2) for n in kernel.shape[:2]]
@@ -35,7 +36,7 @@ def narrow_conv(x: jax.Array, kernel: jax.Array, implementation: str = "auto") -
 
 @jax.custom_vjp
 def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # y of (i, j) and tap belongs to the result that lies the tap's distance away
+    # y at pixel (i, j) for a tap belongs to the output pixel that reads (i, j) through this tap
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jnp.tensordot(x, _flat(kernel), 1, preferred_element_type=wide)
     kh, kw = kernel.shape[:2]
@@ -53,8 +54,9 @@ def _backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Arr
     kh, kw, c, features = kernel.shape
     padded = jnp.pad(g, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     windows = list(_windows([padded] * (kh * kw), (kh, kw), x.shape[1:3]))
-    d_y = jnp.concatenate(windows[::-1], axis=-1)  # a tap that reads to the right gives to the left
-    # image by image, as in `deform_conv.tap_loop`
+    # in reverse: what a tap reads from its right, its gradient sends to the left
+    d_y = jnp.concatenate(windows[::-1], axis=-1)
+    # image by image, as in `deform_conv.tap_scan`
     rows = [v.reshape(v.shape[0], -1, v.shape[3]) for v in (x, d_y)]
     wide = jnp.promote_types(x.dtype, jnp.float32)
     d_kernel = jnp.einsum("bpc,bpd->bcd", *rows, preferred_element_type=wide).sum(0).astype(kernel.dtype)
@@ -71,7 +73,7 @@ def _flat(kernel: jax.Array) -> jax.Array:
 
 
 def _windows(padded: list[jax.Array], sides: tuple[int, ...], size: tuple[int, ...]) -> Iterator[jax.Array]:
-    """Of each tap, row-major, what it sees of its padded map: (b, *size, c)."""
+    """For each tap, row-major, the part of its padded map that it reads: (b, *size, c)."""
     for tap, v in enumerate(padded):
         i, j = divmod(tap, sides[1])
         yield v[:, i : i + size[0], j : j + size[1]]

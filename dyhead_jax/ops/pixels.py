@@ -1,7 +1,7 @@
-"""Sums over the pixels of a map, and values that stand at all its pixels, whose gradient is such a sum.
+"""The sum over the pixels of a map, and its transpose, which copies values to all pixels.
 
-On CPUs they are taken over rows, then over columns, in two steps that the compiler must not merge: XLA's sum of
-products over both at once is slower.
+On CPUs the sum is taken over rows, then over columns, in two steps that the compiler must not merge: XLA's sum over
+both at once is slower.
 """
 
 import functools
@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax.ops import backend
+from dyhead_jax.ops.backend import Backend
 
 
 def pixel_sum(x: jax.Array) -> jax.Array:
     """Sum over h and w of (b, h, w, c), in float32 or wider: (b, c)."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if backend.auto() == "lax":
+    if backend.current() is not Backend.CPU:
         return x.sum((1, 2))
     return jax.lax.optimization_barrier(x.sum(1)).sum(1)
 
 
 def spread(values: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """(b, c) at all pixels of a map of `size`: (b, *size, c). The gradient is `pixel_sum`."""
+    """Copies (b, c) to all pixels of a map of `size`: (b, *size, c). The gradient is `pixel_sum`."""
     return _spread(values, size)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dyhead_jax.ops import backend
+from dyhead_jax.ops.backend import Backend
 
 
 def _weights(n_in: int, n_out: int) -> np.ndarray:
@@ -21,15 +22,15 @@ def _weights(n_in: int, n_out: int) -> np.ndarray:
 
 
 def upsample_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """x: (b, h, w, c) to (b, *size, c): corner pixels of input and output coincide.
+    """x: (b, h, w, c) to (b, *size, c), in the dtype of x: the corner pixels of input and output coincide.
 
     Equal to PyTorch's `interpolate(mode="bilinear", align_corners=True)`.
     """
     b, h, w, c = x.shape
     rows = jnp.asarray(_weights(h, size[0]), x.dtype)
     columns = jnp.asarray(_weights(w, size[1]), x.dtype)
-    if backend.auto() == "lax":
+    if backend.current() is not Backend.CPU:
         return jnp.einsum("Wv,bHvc->bHWc", columns, jnp.einsum("Hh,bhvc->bHvc", rows, x))
-    # a CPU would transpose both results: with matrices that carry the batch the axes keep their order
+    # On a CPU both results would be transposed; with matrices repeated over the batch the axes keep their order.
     wide = jnp.matmul(jnp.broadcast_to(columns, (b, h, *columns.shape)), x)
     return jnp.matmul(jnp.broadcast_to(rows, (b, *rows.shape)), wide.reshape(b, h, -1)).reshape(b, *size, c)

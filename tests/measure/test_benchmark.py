@@ -70,7 +70,7 @@ def get_config(width="8"):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["op", "--size", "5x6", "--channels", "4", "--implementation", "taps", "--implementation", "hat"],
+        ["op", "--size", "5x6", "--channels", "4", "--implementation", "gather", "--implementation", "dense"],
         ["block", "--size", "32x40", "--levels", "2", "--channels", "16", "--forward", "--attention", "task=none"],
         ["head", "--compare", "tiny.py", "tiny.py:16"],
         ["train", "--config", "tiny.py"],

@@ -16,7 +16,8 @@ from dyhead_jax import benchmark
 from dyhead_jax.backbones import resnet
 from dyhead_jax.command import UsageError
 from dyhead_jax.measure import hlo, tpu, tpu_compile, tpu_forms
-from dyhead_jax.ops.deform_conv import dispatch
+from dyhead_jax.ops.backend import Backend
+from dyhead_jax.ops.deform_conv import deform_conv, dispatch
 from dyhead_jax.ops.narrow_conv import narrow_conv
 from dyhead_jax.training import parallel
 
@@ -144,6 +145,16 @@ def test_programs_for_tpus_have_no_form_of_the_cpu():
         assert (operation in here) == (jax.default_backend() != "cpu")
 
 
+def test_programs_for_tpus_have_the_deformable_convolution_of_tpus():
+    x, offsets, kernel = jnp.zeros((1, 40, 40, 8)), jnp.zeros((1, 40, 40, 9, 2)), jnp.zeros((3, 3, 8, 4))
+
+    def program(implementation):
+        run = lambda x, o, k: deform_conv(x, o, None, k, padding=1, implementation=implementation)  # noqa: E731
+        return re.sub(r"0x\w+", "", str(tpu.traced(run, x, offsets, kernel)))
+
+    assert program("auto") == program("windows") != program("gather")
+
+
 def test_where_a_growing_ratio_crosses_one():
     assert tpu_forms.crossing({100: 0.5, 1600: 2.0}) == 400
     assert tpu_forms.crossing({100: 0.5, 200: 0.9}) == 200
@@ -152,8 +163,8 @@ def test_where_a_growing_ratio_crosses_one():
 
 def test_the_choice_on_tpus_is_that_of_the_table_in_the_results():
     table = (Path(__file__).parents[2] / "benchmarks/results/tpu_forms_v5e.md").read_text()
-    [(pixels, large)] = re.findall(r"`HAT_PIXELS` (\d+), `LARGE` '(\w+)'", table)
-    assert (dispatch.HAT_PIXELS["tpu"], dispatch.LARGE["tpu"]) == (int(pixels), large)
+    [(pixels, large)] = re.findall(r"`DENSE_PIXELS` (\d+), `LARGE` '(\w+)'", table)
+    assert (dispatch.DENSE_PIXELS[Backend.TPU], dispatch.LARGE[Backend.TPU]) == (int(pixels), large)
 
 
 @pytest.mark.parametrize("command", ["tpu-compile --config=tiny.py", "tpu-forms", "remat --config=tiny.py"])
@@ -210,7 +221,7 @@ def test_a_training_step_for_four_chips(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments.split(), "--config.optim.ema=0.9"])
     benchmark.main()
     found = json.loads((tmp_path / "out.json").read_text())
-    assert (found["chips"], found["batch"], found["implementation"]) == (4, 4, "auto_tpu")
+    assert (found["chips"], found["batch"], found["implementation"]) == (4, 4, "auto")
     assert found["collectives"].keys() == {"all-reduce"}
     assert found["collectives"]["all-reduce"]["bytes"] > 1e5  # the gradients
     assert 0 < found["hbm_bytes"] < found["hbm_of_a_chip_bytes"] == 16 * 2**30
@@ -239,7 +250,7 @@ def test_recomputing_on_a_tpu(tmp_path, monkeypatch, capsys):
 def test_a_gathered_batch_is_seen():
     placed = parallel.Jit(tpu.devices("v5e:2x2"))
     whole = jax.ShapeDtypeStruct((64, 128), jnp.float32, sharding=placed.sharded)
-    program = tpu.finish(jax.jit(lambda x: x[::-1] + 1, out_shardings=placed.replicated).lower(whole))
+    program = tpu.compile_lowered(jax.jit(lambda x: x[::-1] + 1, out_shardings=placed.replicated).lower(whole))
     assert tpu_compile.collectives(program.module).keys() - {"all-reduce"}
 
 

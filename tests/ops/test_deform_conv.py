@@ -100,7 +100,7 @@ def test_an_integer_offset_is_a_shift(implementation):
 
 
 @pytest.mark.parametrize(("setting", "spread"), [(SETTINGS[0], 5), *((s, 30) for s in SETTINGS)], ids=str)
-def test_windows_and_what_lies_beyond_them_equal_taps(setting, spread):
+def test_windows_and_what_lies_beyond_them_equal_gathers(setting, spread):
     """Values and all gradients where some and where most positions have samples outside their window."""
     _, stride, padding, dilation, groups, *_ = setting
     v = inputs(*setting, h=37, w=26, spread=spread)
@@ -113,7 +113,7 @@ def test_windows_and_what_lies_beyond_them_equal_taps(setting, spread):
 
     run = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
     (_, got), grads = run(v, "windows")
-    (_, expected), expected_grads = run(v, "taps")
+    (_, expected), expected_grads = run(v, "gather")
     np.testing.assert_allclose(got, expected, atol=2e-5)
     for name in v:
         scale = np.abs(expected_grads[name]).max()
@@ -197,10 +197,11 @@ def calls_on_three_maps():
 
 @pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "mixed"])
 def test_calls_on_the_same_maps_equal_calls_alone(implementation, monkeypatch):
-    """Values and all gradients; "mixed" reads the two smaller maps by `hat`, the largest by `taps`."""
+    """Values and all gradients; "mixed" reads the two smaller maps by "dense", the largest by "gather"."""
     if implementation == "mixed":
-        implementation = "auto_cpu"
-        monkeypatch.setattr(dispatch, "HAT_PIXELS", {"cpu": 20})
+        implementation = "auto"
+        monkeypatch.setattr(dispatch, "DENSE_PIXELS", dict.fromkeys(backend.Backend, 20))
+        monkeypatch.setattr(dispatch, "LARGE", dict.fromkeys(backend.Backend, "gather"))
     maps, calls = calls_on_three_maps()
     fixed = [(call.levels, call.stride) for call in calls]
 
@@ -247,7 +248,7 @@ def test_positions_in_pieces_change_nothing(masked, monkeypatch):
 
         def objective(maps, offsets, masks, kernel, bias):
             out = deform_conv_levels(
-                maps, offsets, masks, kernel, bias, padding=1, groups=groups, implementation="taps"
+                maps, offsets, masks, kernel, bias, padding=1, groups=groups, implementation="gather"
             )
             return sum(jnp.sum(jnp.sin(x)) for x in out), out
 
@@ -265,17 +266,45 @@ def test_positions_in_pieces_change_nothing(masked, monkeypatch):
 
 
 def test_a_cpu_alone_cuts_positions():
-    def found(implementation, form="taps"):
-        return dispatch.plan(implementation, form, 3 * dispatch.PIECE)
+    size = 3 * dispatch.PIECE
+    with backend.tracing_for("cpu"):
+        assert dispatch.schedule("gather", size) == dispatch.Schedule("gather", pieces=3, store_products=True)
+        assert dispatch.schedule("dense", size).pieces == 1
+    for name in ("gpu", "tpu"):
+        with backend.tracing_for(name):
+            assert dispatch.schedule("gather", size) == dispatch.Schedule("gather", pieces=1, store_products=False)
 
-    on_cpu, elsewhere = dispatch.Plan("taps", 3, True), dispatch.Plan("taps", 1, False)
-    assert found("auto_cpu") == on_cpu
-    assert found("auto_tpu") == found("auto_gpu") == elsewhere
-    for form, expected in (("shifted", on_cpu), ("lax", elsewhere)):
-        with backend.preferred(form):
-            assert found("auto") == found("taps") == expected
-            assert found("auto_cpu") == on_cpu
-    assert found("auto_cpu", "hat").pieces == 1
+
+def operations(ambient, implementation, size):
+    """Which of some primitives are in forward + backward, traced for a backend, on a map of this size."""
+    v = inputs(*SETTINGS[0], h=size[0], w=size[1], b=1)
+    run = lambda v: jnp.sum(deform_conv(**v, padding=1, implementation=implementation))  # noqa: E731
+    with backend.tracing_for(ambient):
+        text = str(jax.make_jaxpr(jax.grad(run))(v))
+    return {name for name in ("gather", "while", "optimization_barrier") if re.search(rf"= {name}\b", text)}
+
+
+WINDOWS = {"gather", "while"}  # the loop over chunks of what lies beyond the windows
+
+
+@pytest.mark.parametrize("ambient", list(backend.Backend))
+@pytest.mark.parametrize(("form", "expected"), [("gather", {"gather"}), ("dense", set()), ("windows", WINDOWS)])
+def test_a_named_form_is_used_whatever_the_backend(form, expected, ambient):
+    stored = {"optimization_barrier"} if (form, ambient) == ("gather", "cpu") else set()
+    assert operations(ambient, form, (6, 7)) == expected | stored
+
+
+@pytest.mark.parametrize(
+    ("ambient", "small", "large"),
+    [
+        ("cpu", {"gather", "optimization_barrier"}, {"gather", "optimization_barrier"}),
+        ("gpu", {"gather"}, {"gather"}),
+        ("tpu", set(), WINDOWS),
+    ],
+)
+def test_the_form_of_each_backend(ambient, small, large):
+    assert operations(ambient, "auto", (25, 42)) == small
+    assert operations(ambient, "auto", (25, 43)) == large
 
 
 @EACH

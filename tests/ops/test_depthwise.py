@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dyhead_jax.ops import backend
 from dyhead_jax.ops.depthwise import grouped_conv, same_padding
 
 CASES = {  # size, channels in, channels out, groups, kernel, stride, padding
@@ -61,6 +62,18 @@ def test_auto_gives_the_same_numbers():
     x, kernel, _ = _arrays((5, 6), 4, 4, 4, 3)
     auto, lax = (grouped_conv(x, kernel, groups=4, implementation=i) for i in ("auto", "lax"))
     np.testing.assert_allclose(auto, lax, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ambient", list(backend.Backend))
+@pytest.mark.parametrize("form", ["shifted", "lax", "auto"])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_a_named_form_is_used_whatever_the_backend(form, groups, ambient):
+    x, kernel, _ = _arrays((5, 6), 4, 4, groups, 3)
+    with backend.tracing_for(ambient):
+        run = lambda x, k: grouped_conv(x, k, groups=groups, implementation=form)  # noqa: E731
+        text = str(jax.make_jaxpr(run)(x, kernel))
+    uses_lax = form == "lax" or (form == "auto" and ambient != "cpu")
+    assert (f"feature_group_count={groups}" in text) == uses_lax
 
 
 def test_bfloat16_gradient_is_summed_in_float32():

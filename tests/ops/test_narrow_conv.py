@@ -18,8 +18,8 @@ def test_equals_lax(kernel, size):
     g = jax.random.normal(keys[2], (2, *size, 4))
 
     def run(implementation):
-        y, pull = jax.vjp(lambda x, k: narrow_conv(x, k, implementation), x, k)
-        return y, *pull(g)
+        y, vjp = jax.vjp(lambda x, k: narrow_conv(x, k, implementation), x, k)
+        return y, *vjp(g)
 
     for got, expected in zip(run("shifted"), run("lax"), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
@@ -32,12 +32,22 @@ def test_products_where_they_are_faster(c, features, convolutions):
     x, k = jnp.zeros((1, 4, 4, c)), jnp.zeros((3, 3, c, features))
     text = lambda: str(jax.make_jaxpr(lambda x, k: narrow_conv(x, k))(x, k))  # noqa: E731
     assert text().count("conv_general_dilated") == (convolutions if jax.default_backend() == "cpu" else 1)
-    with backend.preferred("lax"):
-        assert text().count("conv_general_dilated") == 1
+    for name, expected in (("cpu", convolutions), ("gpu", 1), ("tpu", 1)):
+        with backend.tracing_for(name):
+            assert text().count("conv_general_dilated") == expected
+
+
+@pytest.mark.parametrize("ambient", list(backend.Backend))
+@pytest.mark.parametrize(("form", "convolutions"), [("shifted", 0), ("lax", 1)])
+def test_a_named_form_is_used_whatever_the_backend(form, convolutions, ambient):
+    x, k = jnp.zeros((1, 4, 4, 64)), jnp.zeros((3, 3, 64, 27))
+    with backend.tracing_for(ambient):
+        text = str(jax.make_jaxpr(lambda x, k: narrow_conv(x, k, form))(x, k))
+    assert text.count("conv_general_dilated") == convolutions
 
 
 def test_bfloat16_stays():
     x, k = jnp.ones((1, 3, 3, 8), jnp.bfloat16), jnp.ones((3, 3, 8, 2), jnp.bfloat16)
-    y, pull = jax.vjp(lambda x, k: narrow_conv(x, k, "shifted"), x, k)
-    assert {y.dtype, *(v.dtype for v in pull(y))} == {jnp.dtype(jnp.bfloat16)}
+    y, vjp = jax.vjp(lambda x, k: narrow_conv(x, k, "shifted"), x, k)
+    assert {y.dtype, *(v.dtype for v in vjp(y))} == {jnp.dtype(jnp.bfloat16)}
     assert y[0, 1, 1, 0] == 72

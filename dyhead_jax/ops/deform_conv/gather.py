@@ -1,4 +1,4 @@
-"""Four row gathers a sample, one for each corner, from a table of all maps' pixels."""
+"""The form "gather": four row gathers a sample, one for each corner, from a table of all maps' pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from dyhead_jax.ops.deform_conv.geometry import Layout, Place, Samples
 
 
 def prepare(maps: Sequence[jax.Array], deform_groups: int) -> jax.Array:
-    """All maps' pixels: (b, g, rows, c // g)."""
+    """All maps' pixels, each map with a border of zeros: (b, g, rows, c // g)."""
     return geometry.split_groups(jnp.concatenate(list(geometry.bordered(maps)), axis=1), deform_groups)
 
 
 def restore(places: Sequence[Place], table: jax.Array, like: Sequence[jax.Array]) -> list[jax.Array]:
-    """The transpose of `prepare`."""
+    """The transpose of `prepare`, in the dtypes of `like`."""
     return geometry.unbordered(places, geometry.join_groups(table), like)
 
 
 def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
-    """The blended values of the samples, (b, g, p, c // g), float32 or wider."""
+    """The interpolated and masked values of the samples, (b, g, p, c // g), float32 or wider."""
     wide = jnp.promote_types(table.dtype, jnp.float32)
     total: Any = 0.0
     for row, weight in zip(_rows(s), geometry.corner_weights(s), strict=True):
@@ -29,21 +29,31 @@ def read(layouts: Sequence[Layout], table: jax.Array, s: Samples) -> jax.Array:
     return total
 
 
-def pull(layouts: Sequence[Layout], table: jax.Array, d_table: jax.Array, s: Samples, d_value: jax.Array, apart: bool):
-    """Adds the gradient of the table to d_table, given that of the values. Returns d_table, the values (which the
-    gradient of the kernel needs), and the gradients of y, x and mask. apart: see `choice.Plan`."""
+def vjp(
+    layouts: Sequence[Layout],
+    table: jax.Array,
+    d_table: jax.Array,
+    s: Samples,
+    d_value: jax.Array,
+    store_products: bool,
+):
+    """The gradient of `read`, given that of the values, d_value (b, g, p, c // g).
 
-    def corner(carry, inputs):  # one after the other, so that only one corner's rows are alive
+    Returns d_table with the gradient of the table added, the values (which the gradient of the kernel needs), and the
+    gradients of y, x and mask, (b, g, p). store_products: see `dispatch.STORE_PRODUCTS`.
+    """
+
+    def corner(carry, inputs):  # corner by corner, so that only one corner's rows are in memory
         d_table, value = carry
         row, weight = inputs
         weight = (weight * s.blend)[..., None].astype(d_value.dtype)
         pixels = geometry.gather(table, row)
-        dot = geometry.dots(d_value, pixels, apart).astype(s.fy.dtype)
+        dot = geometry.dots(d_value, pixels, store_products).astype(s.fy.dtype)
         return (geometry.scatter_add(d_table, row, weight * d_value), value + weight * pixels), dot
 
     rows, weights = jnp.stack(_rows(s)), jnp.stack(geometry.corner_weights(s))
     (d_table, value), dots = jax.lax.scan(corner, (d_table, jnp.zeros_like(d_value)), (rows, weights))
-    return d_table, value, geometry.pull_points(s, list(dots))
+    return d_table, value, geometry.points_vjp(s, list(dots))
 
 
 def _rows(s: Samples) -> list[jax.Array]:

@@ -1,7 +1,15 @@
-"""Where the samples of a deformable convolution lie, and how they are blended.
+"""Where the samples of a deformable convolution lie, and how they are interpolated.
 
-A tap's samples of all levels stand in one row of p positions, level after level. Arrays carry (b, g, p): batch,
-deformable group, position.
+Axis legend of this package, in docstrings and einsums:
+
+    b images, h w rows and columns of a map, c channels, g deformable groups, k kernel taps: as in `types.py`
+    p output positions of all maps, one map after another    s positions of a chunk (`leftover`)
+    y, x rows and columns of tiles (`tiles`)                 t positions of a tile
+    v pixels of a map or of a window                         f groups of the kernel     o output channels
+
+The letters of an einsum also decide the order in which axes are summed: other letters may round differently. Variables
+y and x are coordinates of samples; they, and all that is computed from them, have the axes (b, g, p) for one tap and
+(k, b, g, p) for all taps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +21,8 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """Of a map in the table of all maps: its size, its first row where each has a border of one pixel, its first pixel
-    where none has."""
+    """Where a map lies in a table of all maps: its size, its first row in a table of maps with a border of one pixel,
+    and its first pixel in a table of maps without borders."""
 
     height: int
     width: int
@@ -31,7 +39,7 @@ class Place(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the samples of one output level read: the map's place, size of the output, its first position."""
+    """An output level: the place of the map that its samples read, its own size, and its first position."""
 
     place: Place
     out_height: int
@@ -52,8 +60,8 @@ class Layout(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Of each position, (1, 1, p) or (b, 1, p), the map that its samples read: its size, its first row in the table of
-    all maps, and the rows between a pixel and the one below it."""
+    """For each position the map that its samples read, each field (1, 1, p) or (b, 1, p): its size, its first row in
+    the table of all maps, and the number of rows from a pixel to the one below it."""
 
     height: jax.Array
     width: jax.Array
@@ -66,12 +74,12 @@ class Samples(NamedTuple):
 
     y0: jax.Array  # row and column of the top-left corner, int32, -1 at the rim
     x0: jax.Array
-    fy: jax.Array  # fractions towards the lower and the right corner
+    fy: jax.Array  # fractions of the way to the lower and to the right corner
     fx: jax.Array
     blend: jax.Array  # the mask; 0 outside the map
     inside: jax.Array
-    row: jax.Array  # of the table, of the top-left corner
-    pitch: jax.Array  # rows between a pixel and the one below it, as of `Source`
+    row: jax.Array  # row of the table that holds the top-left corner
+    pitch: jax.Array  # number of rows from a pixel to the one below it, as in `Source`
 
 
 def places_of(maps: Sequence[jax.Array]) -> tuple[Place, ...]:
@@ -94,7 +102,7 @@ def layouts_of(places: Sequence[Place], outputs: Sequence[tuple[int, int]]) -> t
 
 
 def by_tap(per_level: Sequence[jax.Array], deform_groups: int) -> jax.Array:
-    """[(b, h, w, g*k, n)] to (k, b, g, p, n)."""
+    """[(b, h, w, g*k, last)] to (k, b, g, p, last)."""
     flat = jnp.concatenate([v.reshape(v.shape[0], -1, *v.shape[3:]) for v in per_level], axis=1)
     batch, positions, _, last = flat.shape
     return flat.reshape(batch, positions, deform_groups, -1, last).transpose(3, 0, 2, 1, 4)
@@ -114,17 +122,17 @@ def points(layouts, offsets, kernel_size, stride, padding, dilation, deform_grou
 
 
 def sources(layouts: Sequence[Layout]) -> Source:
-    """What the positions of all levels read."""
+    """The sources of the positions of all levels."""
 
-    def each(values: Sequence[int]) -> jax.Array:
+    def by_position(values: Sequence[int]) -> jax.Array:
         repeated = np.repeat(np.asarray(values, np.int32), [layout.positions for layout in layouts])
         return jnp.asarray(repeated.reshape(1, 1, -1))
 
     return Source(
-        height=each([lay.height for lay in layouts]),
-        width=each([lay.width for lay in layouts]),
-        row=each([lay.place.row for lay in layouts]),
-        pitch=each([lay.width + 2 for lay in layouts]),
+        height=by_position([lay.height for lay in layouts]),
+        width=by_position([lay.width for lay in layouts]),
+        row=by_position([lay.place.row for lay in layouts]),
+        pitch=by_position([lay.width + 2 for lay in layouts]),
     )
 
 
@@ -136,7 +144,7 @@ def inside(source: Source, y: jax.Array, x: jax.Array) -> jax.Array:
 def samples(source: Source, y: jax.Array, x: jax.Array, mask: jax.Array | None) -> Samples:
     """The samples at the points y and x, (b, g, p)."""
     on_map = inside(source, y, x)
-    # far points would overflow the integers: bring them to the rim, where `inside` has already taken them out
+    # Points far outside would overflow the integers: they are moved to 0, and their blend is 0.
     y = jnp.where(on_map, y, 0.0)
     x = jnp.where(on_map, x, 0.0)
     y0, x0 = jnp.floor(y), jnp.floor(x)
@@ -151,8 +159,8 @@ def corner_weights(s: Samples) -> list[jax.Array]:
     return [(1 - s.fy) * (1 - s.fx), (1 - s.fy) * s.fx, s.fy * (1 - s.fx), s.fy * s.fx]
 
 
-def pull_points(s: Samples, dots: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of y, x and the mask, (b, g, p), from the products of each corner's pixel with the output gradient."""
+def points_vjp(s: Samples, dots: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of y, x and the mask, (b, g, p), from each corner's scalar product of pixel and output gradient."""
     top_left, top_right, low_left, low_right = dots
     d_y = s.blend * ((1 - s.fx) * (low_left - top_left) + s.fx * (low_right - top_right))
     d_x = s.blend * ((1 - s.fy) * (top_right - top_left) + s.fy * (low_right - low_left))
@@ -162,16 +170,16 @@ def pull_points(s: Samples, dots: Sequence[jax.Array]) -> tuple[jax.Array, jax.A
     return d_y, d_x, jnp.where(s.inside, total, 0.0)
 
 
-def dots(a: jax.Array, b: jax.Array, apart: bool) -> jax.Array:
-    """Sum of a * b over the last axis; apart: the products are stored before they are added."""
-    products = jax.lax.optimization_barrier(a * b) if apart else a * b
+def dots(a: jax.Array, b: jax.Array, store_products: bool) -> jax.Array:
+    """Sum of a * b over the last axis. store_products: the products are stored before they are summed."""
+    products = jax.lax.optimization_barrier(a * b) if store_products else a * b
     return jnp.sum(products, axis=-1)
 
 
 def bordered(maps: Sequence[jax.Array]) -> Iterator[jax.Array]:
-    """Each map (b, h, w, c) with a border of zeros of one pixel, as rows (b, (h + 2) * (w + 2), c).
+    """Each map (b, h, w, c) with a border of zeros, one pixel wide, as rows (b, (h + 2) * (w + 2), c).
 
-    The border replaces every test of whether a corner lies inside the map.
+    The border saves testing whether a corner lies inside the map.
     """
     for x in maps:
         yield jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(x.shape[0], -1, x.shape[3])
@@ -188,17 +196,17 @@ def unbordered(places: Sequence[Place], rows: jax.Array, like: Sequence[jax.Arra
 
 
 def split_groups(v: jax.Array, deform_groups: int) -> jax.Array:
-    """(b, n, c) to (b, g, n, c // g)."""
+    """(b, rows, c) to (b, g, rows, c // g)."""
     return v.reshape(v.shape[0], v.shape[1], deform_groups, -1).transpose(0, 2, 1, 3)
 
 
 def join_groups(v: jax.Array) -> jax.Array:
-    """(b, g, n, c // g) to (b, n, c)."""
+    """(b, g, rows, c // g) to (b, rows, c)."""
     return v.transpose(0, 2, 1, 3).reshape(v.shape[0], v.shape[2], -1)
 
 
 def gather(table: jax.Array, row: jax.Array) -> jax.Array:
-    """(b, g, rows, c) and (b, g, p) to (b, g, p, c); vmap keeps b and g batching dimensions of the gather."""
+    """(b, g, rows, c) and (b, g, p) to (b, g, p, c); by vmap b and g stay batching dimensions of the gather."""
     return jax.vmap(jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds")))(table, row)
 
 
@@ -209,15 +217,15 @@ def scatter_add(table: jax.Array, row: jax.Array, values: jax.Array) -> jax.Arra
 
 
 def cut(v: jax.Array, pieces: int, axis: int, mode: str) -> jax.Array:
-    """An axis in so many equal pieces, which become the first axis; the last is filled up as by `jnp.pad`'s mode."""
+    """Cuts an axis into equal pieces, which become the first axis; the last piece is padded in `jnp.pad`'s mode."""
     axis %= v.ndim
-    each = -(-v.shape[axis] // pieces)
-    v = jnp.pad(v, [(0, each * pieces - n if i == axis else 0) for i, n in enumerate(v.shape)], mode=mode)
-    return jnp.moveaxis(v.reshape(*v.shape[:axis], pieces, each, *v.shape[axis + 1 :]), axis, 0)
+    length = -(-v.shape[axis] // pieces)
+    v = jnp.pad(v, [(0, length * pieces - n if i == axis else 0) for i, n in enumerate(v.shape)], mode=mode)
+    return jnp.moveaxis(v.reshape(*v.shape[:axis], pieces, length, *v.shape[axis + 1 :]), axis, 0)
 
 
 def uncut(v: jax.Array, size: int, axis: int) -> jax.Array:
-    """The transpose of `cut`; the axis is that of the result, which has `size` there."""
+    """The inverse of `cut`. axis: of the result, where it has `size` entries."""
     axis %= v.ndim - 1
     v = jnp.moveaxis(v, 0, axis)
     v = v.reshape(*v.shape[:axis], -1, *v.shape[axis + 2 :])
@@ -225,6 +233,6 @@ def uncut(v: jax.Array, size: int, axis: int) -> jax.Array:
 
 
 def zeros(like: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Zeros that vary over devices as `like` does, which a loop's carry inside shard_map must."""
+    """Zeros that vary over devices as `like` does: inside shard_map the carry of a loop must."""
     zero = jnp.where(like[(slice(1),) * like.ndim] > 0, 0, 0).astype(dtype)
     return jnp.broadcast_to(zero.reshape((1,) * len(shape)), shape)

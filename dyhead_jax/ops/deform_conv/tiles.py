@@ -1,7 +1,9 @@
-"""An output map in square tiles, and of the map that is read the window around each: arrangements, no arithmetic.
+"""An output map cut into square tiles, and around each tile a window of the map that is read: no arithmetic.
 
-A window reaches `MARGIN` pixels beyond what a plain convolution of the tile would read (without the kernel's own
-reach), so that samples which stay near lie in it.
+A window is the part of the map under its tile and `MARGIN` pixels more on each side (for the kernel's reach and the
+offsets together), so that samples near their tile lie in it.
+
+Axis letters are those of the package's legend (`geometry`).
 """
 
 import math
@@ -20,14 +22,14 @@ MARGIN = 8  # pixels that a window reaches beyond what is under its tile, on eac
 class Grid(NamedTuple):
     """The tiles of an output and the windows that they read, each as (rows, columns)."""
 
-    tiles: tuple[int, int]  # how many
+    tiles: tuple[int, int]  # number of tiles
     step: tuple[int, int]  # pixels from one window to the next
-    first: tuple[int, int]  # where the first window starts, outside the map as a rule
-    size: tuple[int, int]  # of a window
+    first: tuple[int, int]  # pixel where the first window starts, usually outside the map
+    size: tuple[int, int]  # pixels of a window
 
 
 def grid_of(layout: Layout, kernel_size, stride, padding, dilation) -> Grid:
-    """The grid of one map; the other arguments as (along y, along x). Windows lie around the kernel's middle."""
+    """The grid of one map; the other arguments as (along y, along x). Windows lie around the kernel's middle tap."""
     middle = [(k - 1) * d // 2 - p for k, d, p in zip(kernel_size, dilation, padding, strict=True)]
     step = [TILE * s for s in stride]
     return Grid(
@@ -39,8 +41,8 @@ def grid_of(layout: Layout, kernel_size, stride, padding, dilation) -> Grid:
 
 
 def in_window(grid: Grid, layout: Layout, y: jax.Array, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """Floors of the points (k, b, g, p) in pixels of the windows of their positions, along y and x; and whether all
-    four corners lie in the window."""
+    """The floors of the points along y and along x, (k, b, g, p) each, in pixels of their positions' windows; and
+    whether all four corners of a sample lie in its window."""
     floors, inside = [], []
     positions = np.divmod(np.arange(layout.positions), layout.out_width)
     for axis, points in enumerate((y, x)):
@@ -51,22 +53,25 @@ def in_window(grid: Grid, layout: Layout, y: jax.Array, x: jax.Array) -> tuple[l
 
 
 def windows(grid: Grid, x_map: jax.Array, deform_groups: int) -> jax.Array:
-    """The windows of (b, h, w, c), zero beyond the map: (b, g, tile rows, tile columns, pixels of a window, c // g)."""
+    """The windows of a map (b, h, w, c), zero outside the map: (b, g, y, x, v, c // g)."""
     b, h, w, c = x_map.shape
-    blocks = [-(-size // step) for size, step in zip(grid.size, grid.step, strict=True)]  # that a window is cut from
-    steps = [tiles + more - 1 for tiles, more in zip(grid.tiles, blocks, strict=True)]
-    sides = [(-at, n * step + at - v, 0) for at, n, step, v in zip(grid.first, steps, grid.step, (h, w), strict=True)]
+    blocks = [-(-size // step) for size, step in zip(grid.size, grid.step, strict=True)]  # blocks that a window spans
+    steps = [tiles + span - 1 for tiles, span in zip(grid.tiles, blocks, strict=True)]
+    sides = [
+        (-first, n * step + first - side, 0)
+        for first, n, step, side in zip(grid.first, steps, grid.step, (h, w), strict=True)
+    ]
     x_map = jax.lax.pad(x_map, jnp.zeros((), x_map.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
     x_map = x_map.reshape(b, steps[0], grid.step[0], steps[1], grid.step[1], c)
-    for axis, tiles, more, size in zip((1, 3), grid.tiles, blocks, grid.size, strict=True):
-        shifted = [jax.lax.slice_in_dim(x_map, i, i + tiles, axis=axis) for i in range(more)]
+    for axis, tiles, span, size in zip((1, 3), grid.tiles, blocks, grid.size, strict=True):
+        shifted = [jax.lax.slice_in_dim(x_map, i, i + tiles, axis=axis) for i in range(span)]
         x_map = jax.lax.slice_in_dim(jnp.concatenate(shifted, axis=axis + 1), 0, size, axis=axis + 1)
     x_map = x_map.transpose(0, 1, 3, 2, 4, 5).reshape(b, *grid.tiles, math.prod(grid.size), deform_groups, -1)
     return jnp.moveaxis(x_map, 4, 1)
 
 
 def tiles(grid: Grid, v: jax.Array, axis: int) -> jax.Array:
-    """Axes (height, width) at `axis` to (tile rows, tile columns, positions of a tile); what fills tiles up is zero."""
+    """Replaces the axes (height, width) at `axis` by (y, x, t); tiles are padded with zeros."""
     height, width = v.shape[axis : axis + 2]
     sides = [(0, 0)] * v.ndim
     sides[axis], sides[axis + 1] = (0, grid.tiles[0] * TILE - height), (0, grid.tiles[1] * TILE - width)
@@ -87,7 +92,7 @@ def untiled(layout: Layout, v: jax.Array, axis: int) -> jax.Array:
 
 
 def by_tile(grid: Grid, layout: Layout, v: jax.Array) -> jax.Array:
-    """(k, b, g, p) to (b, g, tile rows, tile columns, k, positions of a tile)."""
+    """(k, b, g, p) to (b, g, y, x, k, t)."""
     k, b, g, _ = v.shape
     v = tiles(grid, v.reshape(k, b, g, layout.out_height, layout.out_width), axis=3)
     return v.transpose(1, 2, 3, 4, 0, 5)
@@ -100,6 +105,6 @@ def from_samples(layout: Layout, v: jax.Array) -> jax.Array:
 
 
 def from_tiles(layout: Layout, v: jax.Array) -> jax.Array:
-    """(b, tile rows, tile columns, positions of a tile, c) to (b, p, c)."""
+    """(b, y, x, t, c) to (b, p, c)."""
     v = untiled(layout, v, axis=1)
     return v.reshape(v.shape[0], -1, v.shape[3])

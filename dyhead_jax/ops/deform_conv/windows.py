@@ -1,12 +1,14 @@
-"""No gather where samples stay near: tiles of the output, each with the window of the map around it.
+"""The form "windows": tiles of the output, each with the window of the map around it, and no gather for near samples.
 
-A tile's samples are a matrix product: bilinear weights, samples x pixels of the window, times the window. The work
-grows with the pixels of a map, not with their square as in `hat`, and a TPU's compiler builds the weights inside the
-product, so that they are never stored. Samples beyond their window, as offsets of more than 7 pixels may lead to, are
-left to `far`, so the numbers are those of every other form.
+A tile's samples are a matrix product: interpolation weights (samples x pixels of the window) times the window. The work
+grows with the pixels of a map, not with their square as in "dense", and a TPU's compiler computes the weights inside
+the product, so that they are never stored. Samples beyond their window, which takes offsets of more than 7 pixels, are
+read by `leftover`, so that the numbers are those of every other form.
 
 The weights have the dtype of the maps, so in bfloat16 they are rounded to 8 bits. All taps are read at once: the
 samples of a map are stored once, taps x positions x channels.
+
+Axis letters are those of the package's legend (`geometry`).
 """
 
 import functools
@@ -22,22 +24,22 @@ from dyhead_jax.ops.deform_conv.geometry import Layout
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def windowed(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
-    """Sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
+    """The sum over taps of samples times the tap's matrix: (b, p, c_out), float32 or wider.
 
     grids, layouts: of the maps, [(b, h, w, c_in)]; y, x, mask (or None): (k, b, g, p);
     kernel: (k, c_in // groups, c_out).
     """
-    near, left = _split(grids, layouts, y, x)
+    near, beyond = _split(grids, layouts, y, x)
     blend = jnp.ones_like(y) if mask is None else mask
     results = []
     for grid, layout, x_map in zip(grids, layouts, maps, strict=True):
-        points = [_of(layout, v) for v in (y, x, jnp.where(near, blend, 0.0))]
-        window, weights, _, _ = _parts(grid, layout, deform_groups, x_map, *points)
+        points = [_of_map(layout, v) for v in (y, x, jnp.where(near, blend, 0.0))]
+        window, weights, _, _ = _weights(grid, layout, deform_groups, x_map, *points)
         columns, by_group = _columns(weights, window, groups), _by_group(kernel, groups, window)
-        out = _einsum("byxktnc,kcnd->byxtnd", columns, by_group)
+        out = _einsum("byxktfc,kcfo->byxtfo", columns, by_group)
         results.append(tiles.from_tiles(layout, out.reshape(*out.shape[:4], -1)))
-    rest = leftover.Rest(y, x, jnp.where(left, blend, 0.0), left)
-    return leftover.add(layouts, groups, deform_groups, maps, rest, kernel, jnp.concatenate(results, axis=1))
+    far = leftover.Leftover(y, x, jnp.where(beyond, blend, 0.0), beyond)
+    return leftover.add(layouts, groups, deform_groups, maps, far, kernel, jnp.concatenate(results, axis=1))
 
 
 def _forward(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
@@ -46,22 +48,22 @@ def _forward(grids, layouts, groups, deform_groups, maps, y, x, mask, kernel):
 
 def _backward(grids, layouts, groups, deform_groups, residuals, g):
     maps, y, x, mask, kernel = residuals
-    near, left = _split(grids, layouts, y, x)
+    near, beyond = _split(grids, layouts, y, x)
     blend = jnp.ones_like(y) if mask is None else mask
     g = g.astype(maps[0].dtype)
     d_maps, d_points, d_kernels = [], [], []
     for grid, layout, x_map in zip(grids, layouts, maps, strict=True):
-        points = [_of(layout, v) for v in (y, x, jnp.where(near, blend, 0.0))]
-        of_map = g[:, layout.position : layout.position + layout.positions]
-        d_map, d_point, d_kernel = _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, of_map)
+        points = [_of_map(layout, v) for v in (y, x, jnp.where(near, blend, 0.0))]
+        g_map = g[:, layout.position : layout.position + layout.positions]
+        d_map, d_point, d_kernel = _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g_map)
         d_maps.append(d_map)
         d_points.append(d_point)
         d_kernels.append(d_kernel)
     d_y, d_x, d_blend = (jnp.concatenate(parts, axis=-1) for parts in zip(*d_points, strict=True))
     sums = d_maps, (d_y, d_x, jnp.where(near, d_blend, 0.0)), sum(d_kernels[1:], d_kernels[0])
-    rest = leftover.Rest(y, x, jnp.where(left, blend, 0.0), left)
+    far = leftover.Leftover(y, x, jnp.where(beyond, blend, 0.0), beyond)
     d_maps, (d_y, d_x, d_blend), d_kernel = leftover.add_gradients(
-        layouts, groups, deform_groups, maps, rest, kernel, g, sums
+        layouts, groups, deform_groups, maps, far, kernel, g, sums
     )
     d_maps = [d.astype(x_map.dtype) for d, x_map in zip(d_maps, maps, strict=True)]
     return d_maps, d_y, d_x, None if mask is None else d_blend, d_kernel.astype(kernel.dtype)
@@ -71,41 +73,44 @@ windowed.defvjp(_forward, _backward)
 
 
 def _split(grids, layouts, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of samples (k, b, g, p) on the map, which lie in their windows and which do not."""
+    """Of the samples on a map, which lie in their windows and which lie beyond them: (k, b, g, p) each."""
     inside = jax.vmap(functools.partial(geometry.inside, geometry.sources(layouts)))(y, x)
-    near = [tiles.in_window(grid, lay, _of(lay, y), _of(lay, x))[1] for grid, lay in zip(grids, layouts, strict=True)]
+    near = [
+        tiles.in_window(grid, layout, _of_map(layout, y), _of_map(layout, x))[1]
+        for grid, layout in zip(grids, layouts, strict=True)
+    ]
     near = jnp.concatenate(near, axis=-1)
     return inside & near, inside & ~near
 
 
-def _of(layout: Layout, v: jax.Array) -> jax.Array:
+def _of_map(layout: Layout, v: jax.Array) -> jax.Array:
     """The part of (k, b, g, p) that belongs to one map."""
     return v[..., layout.position : layout.position + layout.positions]
 
 
 def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
-    """Gradients of the map, of points (y, x, blend), and of the kernel, float32 or wider, from g (b, p, c_out)."""
-    window, weights, hats, slopes = _parts(grid, layout, deform_groups, x_map, *points)
+    """The gradients of the map, of points (y, x, blend) and of the kernel, float32 or wider, from g (b, p, c_out)."""
+    window, weights, axis_weights, slopes = _weights(grid, layout, deform_groups, x_map, *points)
     g = g.reshape(g.shape[0], layout.out_height, layout.out_width, groups, -1)
     g = tiles.tiles(grid, g, axis=1)
-    d_kernel = _einsum("byxktnc,byxtnd->kcnd", _columns(weights, window, groups), g)
-    d_columns = _einsum("byxtnd,kcnd->byxktnc", g, _by_group(kernel, groups, window)).astype(window.dtype)
+    d_kernel = _einsum("byxktfc,byxtfo->kcfo", _columns(weights, window, groups), g)
+    d_columns = _einsum("byxtfo,kcfo->byxktfc", g, _by_group(kernel, groups, window)).astype(window.dtype)
     d_columns = jnp.moveaxis(d_columns.reshape(*d_columns.shape[:5], deform_groups, -1), 5, 1)
 
-    d_window = _einsum("bgyxktw,bgyxktc->bgyxwc", weights, d_columns)
+    d_window = _einsum("bgyxktv,bgyxktc->bgyxvc", weights, d_columns)
     cut = functools.partial(tiles.windows, grid, deform_groups=deform_groups)
     (d_map,) = jax.vjp(cut, x_map.astype(d_window.dtype))[1](d_window)
-    d_weights = _einsum("bgyxktc,bgyxwc->bgyxktw", d_columns, window)  # of the weights before they are blended
-    sums = [hats[0] * hats[1], slopes[0] * hats[1], hats[0] * slopes[1]]
+    d_weights = _einsum("bgyxktc,bgyxvc->bgyxktv", d_columns, window)  # of the weights without the mask
+    sums = [axis_weights[0] * axis_weights[1], slopes[0] * axis_weights[1], axis_weights[0] * slopes[1]]
     sums = [tiles.from_samples(layout, jnp.sum(d_weights * v, axis=-1)).astype(points[2].dtype) for v in sums]
     return d_map, (points[2] * sums[1], points[2] * sums[2], sums[0]), d_kernel.reshape(kernel.shape)
 
 
-def _parts(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Array, y: jax.Array, x: jax.Array, blend):
-    """Windows (b, g, tile rows, tile columns, pixels of a window, c // g); blended weights (..., samples of a tile,
-    pixels of a window); the hats along y and x that these are the products of, and their slopes."""
+def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Array, y: jax.Array, x: jax.Array, blend):
+    """Windows (b, g, y, x, v, c // g); masked weights (b, g, y, x, k, t, v); the linear weights along y and along x
+    whose products these are; and the slopes of both."""
     floors, near = tiles.in_window(grid, layout, y, x)
-    hats, slopes = [], []
+    axis_weights, slopes = [], []
     pixels = np.divmod(np.arange(math.prod(grid.size)), grid.size[1])
     for points, floor, pixel in zip((y, x), floors, pixels, strict=True):
         floor, fraction = jnp.where(near, floor, 0.0), jnp.where(near, points - jnp.floor(points), 0.0)
@@ -113,20 +118,21 @@ def _parts(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Arra
             jnp.asarray(pixel, points.dtype).reshape(1, 1, 1, 1, 1, 1, -1)
             - tiles.by_tile(grid, layout, floor)[..., None]
         )
-        hats.append(_hat(ahead - tiles.by_tile(grid, layout, fraction)[..., None]))
-        slopes.append(_hat(ahead - 1) - _hat(ahead))  # -1 at the floor pixel, +1 at the next one
-    weights = hats[0] * (hats[1] * tiles.by_tile(grid, layout, blend)[..., None])
-    return tiles.windows(grid, x_map, deform_groups), weights.astype(x_map.dtype), hats, slopes
+        axis_weights.append(_linear(ahead - tiles.by_tile(grid, layout, fraction)[..., None]))
+        slopes.append(_linear(ahead - 1) - _linear(ahead))  # -1 at the floor pixel, +1 at the next one
+    weights = axis_weights[0] * (axis_weights[1] * tiles.by_tile(grid, layout, blend)[..., None])
+    return tiles.windows(grid, x_map, deform_groups), weights.astype(x_map.dtype), axis_weights, slopes
 
 
 def _columns(weights: jax.Array, window: jax.Array, groups: int) -> jax.Array:
-    """The samples: (b, tile rows, tile columns, k, positions of a tile, groups, c // groups)."""
-    values = _einsum("bgyxktw,bgyxwc->bgyxktc", weights, window).astype(window.dtype)
+    """The samples: (b, y, x, k, t, groups, c // groups)."""
+    values = _einsum("bgyxktv,bgyxvc->bgyxktc", weights, window).astype(window.dtype)
     values = jnp.moveaxis(values, 1, 5)
     return values.reshape(*values.shape[:5], groups, -1)
 
 
-def _hat(distance: jax.Array) -> jax.Array:
+def _linear(distance: jax.Array) -> jax.Array:
+    """The linear interpolation weight of a pixel at this distance."""
     # not by comparing and selecting, for which a TPU's compiler estimates more cycles
     return jnp.maximum(0.0, 1 - jnp.abs(distance))
 
