@@ -38,13 +38,22 @@ class TinyDetector(nn.Module):
         x = self.drop(x.reshape(x.shape[0], -1, x.shape[-1]), deterministic=not train)
         return self.predictor(x)
 
-    def mean_over_devices(self, x: jax.Array) -> jax.Array:
-        return x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
+    def count(self, images: jax.Array, ground_truth: GroundTruth, train: bool = True) -> dict[str, jax.Array]:
+        boxes = jnp.sum(ground_truth.mask).astype(jnp.float32)
+        return {"boxes": boxes if self.axis_name is None else jax.lax.pmean(boxes, self.axis_name)}
 
-    def losses(self, images: jax.Array, ground_truth: GroundTruth, train: bool = True) -> dict[str, jax.Array]:
+    def losses(
+        self,
+        images: jax.Array,
+        ground_truth: GroundTruth,
+        train: bool = True,
+        normalizers: dict[str, jax.Array] | None = None,
+    ) -> dict[str, jax.Array]:
         maps = self.maps(images, train)
         wanted = jnp.mean(jnp.where(ground_truth.mask[..., None], ground_truth.boxes, 0.0), axis=1)
-        count = jnp.maximum(self.mean_over_devices(jnp.sum(ground_truth.mask).astype(jnp.float32)), 1.0)
+        if normalizers is None:
+            normalizers = self.count(images, ground_truth, train)
+        count = jnp.maximum(normalizers["boxes"], 1.0)
         distance = jnp.abs(maps[..., :4] - wanted[:, None])
         return {"loss_box": jnp.sum(distance) / count, "loss_class": jnp.mean(maps[..., 4] ** 2)}
 

@@ -1,4 +1,4 @@
-"""Anchor boxes and points of a pyramid, in the order rows, columns, anchors of a cell.
+"""Anchor boxes and points of a pyramid, ordered by row, then column, then anchor of the cell.
 
 Coordinates: pixels of the padded input. Cell (i, j) of a level with stride s has its reference point at
 ((j + center_offset) * s, (i + center_offset) * s).
@@ -7,6 +7,7 @@ Coordinates: pixels of the padded input. Cell (i, j) of a level with stride s ha
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -44,5 +45,10 @@ def anchors(
 
 
 def octaves(base: float, per_octave: int = 3) -> tuple[float, ...]:
-    """Scales base * 2^(i / per_octave), as RetinaNet has them."""
+    """Scales base * 2^(i / per_octave), as in RetinaNet."""
     return tuple(base * 2 ** (i / per_octave) for i in range(per_octave))
+
+
+def repeat_levels(values: ArrayLike, sizes: Sizes) -> np.ndarray:
+    """Values (l, ...), one of each level, to (n, ...), one of each cell."""
+    return np.repeat(values, [h * w for h, w in sizes], axis=0)

@@ -8,8 +8,24 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dyhead_jax.choices import Choice
+
 MAX_LOG_RATIO = math.log(1000 / 16)  # largest |dw|, |dh| that decoding admits, as in all public lineages
 EPS = 1e-6
+
+
+class GIoUEps(Choice):
+    """How `giou` keeps its divisions finite."""
+
+    FLOOR = "floor"  # max(x, 1e-6), mmdetection
+    ADDED = "added"  # x + 1e-7, official DynamicHead
+
+
+class DeltaClamp(Choice):
+    """Which sides of the decoded log sizes `decode_deltas` clamps to log(1000/16)."""
+
+    BOTH = "both"  # mmdetection
+    UPPER = "upper"  # detectron2
 
 
 def area(boxes: jax.Array) -> jax.Array:
@@ -22,8 +38,8 @@ def center(boxes: jax.Array) -> jax.Array:
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def _corners(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Intersection and union area of boxes that broadcast."""
+def overlap_and_union(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Areas (...) of the intersection and the union of boxes (..., 4) that broadcast."""
     size = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
     size = jnp.maximum(size, 0.0)
     overlap = size[..., 0] * size[..., 1]
@@ -32,7 +48,7 @@ def _corners(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Overlap / max(union, 1e-6) of boxes (..., 4) that broadcast."""
-    overlap, union = _corners(a, b)
+    overlap, union = overlap_and_union(a, b)
     return overlap / jnp.maximum(union, EPS)
 
 
@@ -42,37 +58,38 @@ def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def pairwise_iof(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Overlap over the area of a ("foreground"): (n, 4), (m, 4) to (n, m)."""
+    """Overlap over the area of the foreground a. a: (n, 4), b: (m, 4). Returns (n, m)."""
     a, b = a[:, None, :], b[None, :, :]
-    overlap, _ = _corners(a, b)
+    overlap, _ = overlap_and_union(a, b)
     return overlap / jnp.maximum(jnp.broadcast_to(area(a), overlap.shape), EPS)
 
 
-def giou(a: jax.Array, b: jax.Array, eps: str = "floor") -> jax.Array:
-    """Generalised IoU (Rezatofighi et al. 2019) of boxes that broadcast, in [-1, 1].
+def giou(a: jax.Array, b: jax.Array, eps: str = GIoUEps.FLOOR) -> jax.Array:
+    """Generalised IoU (Rezatofighi et al. 2019) of boxes (..., 4) that broadcast, in [-1, 1].
 
-    eps keeps the divisions finite: "floor" is max(., 1e-6) (mmdetection), "added" is . + 1e-7 (official DynamicHead).
+    eps: a `GIoUEps`. Raises ValueError for another one.
     """
-    overlap, union = _corners(a, b)
+    overlap, union = overlap_and_union(a, b)
     hull = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
     hull = jnp.maximum(hull, 0.0)
     hull = hull[..., 0] * hull[..., 1]
-    if eps == "floor":
-        union, hull = jnp.maximum(union, EPS), jnp.maximum(hull, EPS)
-        return overlap / union - (hull - union) / hull
-    if eps == "added":
+    if GIoUEps.parse("giou eps", eps) == GIoUEps.ADDED:
         return overlap / (union + 1e-7) - (hull - union) / (hull + 1e-7)
-    raise ValueError(f"giou eps is {eps!r}; it may be 'floor' or 'added'")
+    union, hull = jnp.maximum(union, EPS), jnp.maximum(hull, EPS)
+    return overlap / union - (hull - union) / hull
 
 
 def clip(boxes: jax.Array, sizes: jax.Array) -> jax.Array:
-    """boxes: (..., 4); sizes: (..., 2) (height, width) that broadcasts without the last axis. Moves corners inside."""
+    """Moves the corners of boxes (..., 4) inside images of sizes (..., 2) (height, width); leading axes broadcast."""
     limit = jnp.stack([sizes[..., 1], sizes[..., 0]] * 2, axis=-1).astype(boxes.dtype)
     return jnp.minimum(jnp.maximum(boxes, 0.0), limit)
 
 
 def encode_deltas(priors: jax.Array, boxes: jax.Array, std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> jax.Array:
-    """(dx, dy, dw, dh) / std that lead from priors to boxes, both (..., 4). Girshick 2015, appendix C of R-CNN."""
+    """The deltas (dx, dy, dw, dh) / std that lead from priors to boxes, all (..., 4).
+
+    Source: Girshick et al. 2014 (R-CNN), appendix C.
+    """
     size, target = priors[..., 2:] - priors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (center(boxes) - center(priors)) / size
     deltas = jnp.concatenate([shift, jnp.log(target / size)], axis=-1)
@@ -80,16 +97,16 @@ def encode_deltas(priors: jax.Array, boxes: jax.Array, std: tuple[float, ...] = 
 
 
 def decode_deltas(
-    priors: jax.Array, deltas: jax.Array, std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0), clamp: str = "both"
+    priors: jax.Array, deltas: jax.Array, std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0), clamp: str = DeltaClamp.BOTH
 ) -> jax.Array:
-    """Boxes (..., 4) that deltas * std make of priors. clamp: dw and dh to +-log(1000/16) on "both" sides (mmdetection)
-    or the "upper" one only (detectron2)."""
+    """Boxes (..., 4): priors (..., 4) moved and scaled by deltas * std, the inverse of `encode_deltas`.
+
+    clamp: a `DeltaClamp`, for dw and dh. Raises ValueError for another one.
+    """
     deltas = deltas * _like(std, deltas)
     log_size = jnp.minimum(deltas[..., 2:], MAX_LOG_RATIO)
-    if clamp == "both":
+    if DeltaClamp.parse("delta clamp", clamp) == DeltaClamp.BOTH:
         log_size = jnp.maximum(log_size, -MAX_LOG_RATIO)
-    elif clamp != "upper":
-        raise ValueError(f"clamp is {clamp!r}; it may be 'both' or 'upper'")
     size = priors[..., 2:] - priors[..., :2]
     middle = center(priors) + size * deltas[..., :2]
     half = size * jnp.exp(log_size) / 2

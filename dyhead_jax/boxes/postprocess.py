@@ -11,7 +11,23 @@ import jax.numpy as jnp
 
 from dyhead_jax.boxes import geometry
 from dyhead_jax.boxes.nms import nms
+from dyhead_jax.choices import Choice
 from dyhead_jax.types import Detections
+
+
+class ClipBoxes(Choice):
+    """When boxes are clipped to their image."""
+
+    BEFORE = "before"  # NMS, mmdetection
+    AFTER = "after"  # NMS, detectron2
+
+
+class LevelScores(NamedTuple):
+    """Every anchor or point of one level, with a box and scores. A pair (anchor, class) of rank 0 is no candidate."""
+
+    boxes: jax.Array  # (b, n_l, 4)
+    scores: jax.Array  # (b, n_l, q), the final scores
+    rank: jax.Array  # (b, n_l, q), by which candidates are chosen
 
 
 class Candidates(NamedTuple):
@@ -25,27 +41,23 @@ class Candidates(NamedTuple):
 def select(boxes: jax.Array, scores: jax.Array, rank: jax.Array, keep: int) -> Candidates:
     """The `keep` best (anchor, class) pairs of one level of one image.
 
-    boxes: (n, 4); scores, rank: (n, q), the final score and what to order by; pairs with rank 0 are no candidates.
-    The best pairs lie on the best anchors, so anchors are cut to `keep` first: a small second sort in place of one over
-    n * q.
+    boxes: (n, 4); scores, rank: (n, q), as in `LevelScores`. The best pairs lie on the best anchors, so the anchors are
+    cut to `keep` first: that takes a small second sort instead of one over n * q.
     """
     keep_anchors = min(keep, rank.shape[0])
     _, anchor = jax.lax.top_k(jnp.max(rank, axis=1), keep_anchors)
-    anchor = jnp.sort(anchor)  # ties between pairs then fall as in one sort over all
-    few = rank[anchor]
-    value, pair = jax.lax.top_k(few.reshape(-1), min(keep, few.size))
+    anchor = jnp.sort(anchor)  # so that equal pairs come in the same order as in one sort over all
+    best_anchors = rank[anchor]
+    value, pair = jax.lax.top_k(best_anchors.reshape(-1), min(keep, best_anchors.size))
     row, label = pair // rank.shape[1], pair % rank.shape[1]
     score = jnp.where(value > 0, scores[anchor][row, label], 0.0)
     return Candidates(boxes[anchor[row]], score, label.astype(jnp.int32))
 
 
-def select_levels(
-    boxes: Sequence[jax.Array], scores: Sequence[jax.Array], rank: Sequence[jax.Array], keep: int
-) -> Candidates:
-    """`select` for each level of a batch, joined. boxes: (b, n_l, 4); scores, rank: (b, n_l, q). Leading axis b."""
-    each = jax.vmap(lambda b, s, r: select(b, s, r, keep))
-    levels = [each(b, s, r) for b, s, r in zip(boxes, scores, rank, strict=True)]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *levels)
+def select_levels(levels: Sequence[LevelScores], keep: int) -> Candidates:
+    """`select` for each level of a batch, joined; leading axis b."""
+    select_images = jax.vmap(lambda boxes, scores, rank: select(boxes, scores, rank, keep))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *[select_images(*level) for level in levels])
 
 
 def suppress(
@@ -53,11 +65,11 @@ def suppress(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Class-wise NMS over the candidates of all levels of one image, boxes clipped to `size` (2,).
 
-    clip_boxes: "before" NMS (mmdetection) or "after" it (detectron2); boxes without area after clipping are dropped.
+    clip_boxes: a `ClipBoxes`; boxes without area after clipping are dropped. Raises ValueError for another one.
     Returns boxes (keep, 4), scores (keep,), labels (keep,), empty slots with score 0 and label -1, best first.
     """
     boxes, scores, labels = candidates
-    if clip_boxes == "before":
+    if ClipBoxes.parse("clip_boxes", clip_boxes) == ClipBoxes.BEFORE:
         boxes = geometry.clip(boxes, size[None])
         scores = jnp.where(_has_area(boxes), scores, 0.0)
     index, real = nms(boxes, scores, labels, threshold, keep)
@@ -74,9 +86,12 @@ def _has_area(boxes: jax.Array) -> jax.Array:
 
 
 def detections(
-    candidates: Candidates, sizes: jax.Array, threshold: float, keep: int, clip_boxes: str = "before"
+    candidates: Candidates, sizes: jax.Array, threshold: float, keep: int, clip_boxes: str = ClipBoxes.BEFORE
 ) -> Detections:
     """`suppress` for a batch: candidates with a leading axis b, sizes (b, 2)."""
-    keep_each = lambda c, s: suppress(c, s, threshold, keep, clip_boxes)  # noqa: E731
-    boxes, scores, labels = jax.vmap(keep_each)(candidates, sizes)
+
+    def suppress_image(candidates: Candidates, size: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return suppress(candidates, size, threshold, keep, clip_boxes)
+
+    boxes, scores, labels = jax.vmap(suppress_image)(candidates, sizes)
     return Detections(boxes=boxes, scores=scores, labels=labels)

@@ -3,9 +3,9 @@
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the padded input. Pixel (i, j) of a level with stride s has its
 centre at ((j + 0.5) * s, (i + 0.5) * s) when `aligned`.
 
-With sampling_ratio 0 the number of points in a bin follows from the box, ceil(side / bins) each way, as the reference
-kernel has it. Shapes stay static all the same: one loop over the points of a bin, as long as the largest box asks for,
-each box dropping out when its own points are done. Nothing is capped.
+With sampling_ratio 0 the number of points in a bin follows from the box, ceil(side / bins) each way, as in the
+reference kernel. Shapes are static all the same: one loop runs over the points of a bin, as often as the largest box
+needs, and a box whose own points are done adds nothing more. The number of points is not capped.
 """
 
 import functools
@@ -81,8 +81,12 @@ def roi_align(
 def _grid(shapes, strides, boxes, levels, size: int, sampling_ratio: int, aligned: bool) -> Grid:
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
     starts = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
-    pick = lambda values, dtype: jnp.asarray(values, dtype)[levels]  # noqa: E731
-    corners = boxes * pick([1 / s for s in strides], boxes.dtype)[..., None] - (0.5 if aligned else 0.0)
+
+    def of_level(values: Sequence[float], dtype: Any) -> jax.Array:
+        """The value of each box's level, (b, r)."""
+        return jnp.asarray(values, dtype)[levels]
+
+    corners = boxes * of_level([1 / s for s in strides], boxes.dtype)[..., None] - (0.5 if aligned else 0.0)
     sides = corners[..., 2:] - corners[..., :2]
     sides = jnp.maximum(sides, 0.0 if aligned else 1.0)
     if sampling_ratio > 0:
@@ -96,15 +100,18 @@ def _grid(shapes, strides, boxes, levels, size: int, sampling_ratio: int, aligne
         bin_width=sides[..., 0] / size,
         rows=points[..., 1],
         columns=points[..., 0],
-        start=pick(starts, jnp.int32),
-        height=pick([h for h, _ in shapes], jnp.int32),
-        width=pick([w for _, w in shapes], jnp.int32),
+        start=of_level(starts, jnp.int32),
+        height=of_level([h for h, _ in shapes], jnp.int32),
+        width=of_level([w for _, w in shapes], jnp.int32),
     )
 
 
 def _axis(start, bin_side, points, point, length, size: int):
     """One axis of point number `point` of every bin, (b, r, size): lower and upper cell, fraction, is it inside."""
-    wide = lambda v: v.astype(start.dtype)  # noqa: E731
+
+    def wide(v: jax.Array) -> jax.Array:
+        return v.astype(start.dtype)
+
     bins = jnp.arange(size, dtype=start.dtype).reshape(1, 1, size)
     step = (wide(point) + 0.5) * bin_side / wide(jnp.maximum(points, 1))
     v = start[..., None] + bins * bin_side[..., None] + step[..., None]
@@ -123,15 +130,15 @@ def _corners(grid: Grid, point: jax.Array, size: int) -> list[tuple[jax.Array, j
     left, right, fx, in_x = _axis(grid.x, grid.bin_width, grid.columns, point % across, grid.width, size)
     share = jnp.where(point < count, 1.0 / jnp.maximum(count, 1).astype(fy.dtype), 0.0)
     weight = share[..., None, None] * (in_y[..., :, None] & in_x[..., None, :]).astype(fy.dtype)
-    found = []
+    corners = []
     for rows, wy in ((top, 1 - fy), (bottom, fy)):
         for columns, wx in ((left, 1 - fx), (right, fx)):
             index = (
                 grid.start[..., None, None] + rows[..., :, None] * grid.width[..., None, None] + columns[..., None, :]
             )
             value = weight * wy[..., :, None] * wx[..., None, :]
-            found.append((index.reshape(index.shape[0], -1), value.reshape(value.shape[0], -1)))
-    return found
+            corners.append((index.reshape(index.shape[0], -1), value.reshape(value.shape[0], -1)))
+    return corners
 
 
 def _most_points(grid: Grid) -> jax.Array:

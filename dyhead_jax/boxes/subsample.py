@@ -1,4 +1,4 @@
-"""Random subsets of anchors or proposals, of a fixed size, under jit."""
+"""Random subsets of anchors or proposals, of a fixed size."""
 
 from typing import NamedTuple
 

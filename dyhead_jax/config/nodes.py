@@ -125,7 +125,7 @@ def options_of(node: Any) -> dict[str, Any]:
 
 def _own_class(path: str) -> type | None:
     """This package's config class for the class at `path`, if it has one."""
-    for cls in vars(importlib.import_module(__package__)).values():
+    for cls in vars(importlib.import_module("dyhead_jax.config")).values():
         if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             defaults = {f.name: f.default for f in dataclasses.fields(cls)}
             if "module" in defaults and defaults["module"] == path:

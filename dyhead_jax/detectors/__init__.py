@@ -1,4 +1,22 @@
-"""One file a detector; `build` makes the one that a config names."""
+"""One file a detector; `build` makes the one that a config names.
+
+What a new part of a detector has to offer. All parts are Linen modules, named in the config by import path. `build`
+gives each the fields of its config node and `dtype`; the backbone and the detector also get `axis_name`.
+
+Backbone: `__call__(x, train)` takes x (b, h, w, 3) and returns the maps [C2, C3, C4, C5], (b, h / s, w / s, c_s) with
+    strides s = 4, 8, 16, 32, rounded up. train: batch norm uses the statistics of the batch.
+Neck: `__call__(maps)` returns a pyramid, a list of (b, h_l, w_l, features), fine to coarse. Fields `features`, `start`
+    and `levels`; level l has stride 4 * 2^(start + l).
+DyHead: `__call__(pyramid)` returns a pyramid of the same heights and widths, in which a level may be a `Branches`. With
+    a keyword `valid` it gets the cells that lie on the image, (b, h_l, w_l) bool of each level. Fields `num_blocks` and
+    `features` (its channels, if num_blocks is not 0).
+Each of the three may have `is_frozen(path)`: whether the parameter at `path`, the names below the module's own, never
+    trains. A part without that method has no frozen parameters.
+Detector: a subclass of `detector.Detector` with `predict`, `targets`, `normalizers`, `loss_terms` and
+    `detect_from_maps`. A one-stage detector is a subclass of `dense.DenseDetector`: its `setup` makes `class_tower` and
+    `box_tower`, and `predict_from_towers` and `candidates` take the place of `predict` and `detect_from_maps`.
+Training needs the methods `losses`, `detect`, `is_frozen` and, where gradients are accumulated, `count` of a model.
+"""
 
 from typing import Any
 
@@ -8,11 +26,11 @@ from dyhead_jax.config import ModelConfig, nodes
 
 
 def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
-    """The Linen module of a detector, with methods `losses`, `detect` and `features` (see `detector.Detector`).
+    """The detector of a config, with methods `losses`, `detect` and `features` (see `detector.Detector`).
 
-    axis_name: the mapped axis (of `jax.pmap`) over which batch statistics and loss normalisers are averaged; None where
+    axis_name: the mapped axis (of `jax.pmap`) over which batch statistics and loss normalizers are averaged; None where
     one program sees the whole batch.
-    Raises SymbolError when an import path of the config leads nowhere.
+    Raises SymbolError where an import path of the config does not exist.
     """
     dtype = jnp.dtype(model.dtype)
     backbone = nodes.build(model.backbone, dtype=dtype, axis_name=axis_name)

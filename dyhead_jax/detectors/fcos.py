@@ -1,141 +1,122 @@
 """FCOS (Tian et al. 2019): one point a cell; class, distances to the four sides, centreness.
 
-Coordinates: pixels of the padded input; the point of cell (i, j) is ((j + 0.5) * stride, (i + 0.5) * stride), its
-distances are (left, top, right, bottom).
+Coordinates: see `points`.
 Source: mmdetection `FCOSHead`, plain (the defaults) and with centre sampling, normalised boxes and centreness on the
 box tower (`center_radius` 1.5, `distance` "relu", `centerness_on` "box").
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from dyhead_jax.boxes import anchors as grids
-from dyhead_jax.boxes import assign, geometry, postprocess
+from dyhead_jax.boxes import geometry
+from dyhead_jax.boxes.postprocess import LevelScores
+from dyhead_jax.choices import Choice
 from dyhead_jax.detectors import losses
-from dyhead_jax.detectors.detector import Detector, Maps, flatten, image_sizes_or_canvas, shapes_of
-from dyhead_jax.detectors.towers import Tower, predictor, prior_bias, widen
-from dyhead_jax.types import Detections, GroundTruth
+from dyhead_jax.detectors.detector import Maps, flatten, flatten_levels, shapes_of
+from dyhead_jax.detectors.points import PointDetector
+from dyhead_jax.detectors.targets import Matched, trained_boxes
+from dyhead_jax.detectors.towers import widen
+from dyhead_jax.types import GroundTruth
+
+Targets = tuple[Matched, jax.Array]
 
 
-class FCOS(Detector):
-    """Towers and predictors shared over levels, with a learned scale for each level's distances.
+class Distance(Choice):
+    """How a prediction becomes a distance."""
 
-    distance: "exp" of the prediction in pixels, or "relu" of it in strides. A point is positive for the smallest box
-    around it, within `center_radius` strides of the box's centre where that is not 0, whose farthest side lies in its
-    level's range: `level_limits` divide 0 to infinity between the levels.
-    Initialisation: convolutions N(0, 0.01), class bias -log(99), the rest 0; scales 1.
-    """
+    EXP = "exp"  # its exponential, in pixels
+    RELU = "relu"  # its positive part, in strides
 
-    towers: int = 4
-    tower_bias: bool = False
-    norm_groups: int = 32
-    kernel: int = 3
-    distance: str = "exp"
-    centerness_on: str = "class"
-    center_radius: float = 0.0
-    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
-    box_loss: str = "iou"
+
+class CenternessOn(Choice):
+    """The tower that predicts centreness."""
+
+    CLASS = "class"
+    BOX = "box"
+
+
+class BoxLoss(Choice):
+    """Of a predicted box and its target."""
+
+    IOU = "iou"  # -log IoU
+    GIOU = "giou"  # 1 - GIoU
+
+
+class FCOS(PointDetector):
+    """distance: a `Distance`; centerness_on: a `CenternessOn`; box_loss: a `BoxLoss`; the rest see `PointDetector`."""
+
+    distance: str = Distance.EXP
+    centerness_on: str = CenternessOn.CLASS
+    box_loss: str = BoxLoss.IOU
     box_loss_weight: float = 1.0
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    nms_candidates: int = 1000
-    max_detections: int = 100
 
     def setup(self):
-        for name, allowed in {"distance": ("exp", "relu"), "centerness_on": ("class", "box")}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"FCOS {name} is {getattr(self, name)!r}; it may be {' or '.join(map(repr, allowed))}")
-        if len(self.level_limits) != self.neck.levels - 1:
-            raise ValueError(f"FCOS level_limits {self.level_limits} do not divide {self.neck.levels} levels")
-        options = {"norm_groups": self.norm_groups, "bias": self.tower_bias, "dtype": self.dtype}
-        self.class_tower = Tower(self.towers, self.neck.features, **options)
-        self.box_tower = Tower(self.towers, self.neck.features, **options)
-        self.class_predictor = predictor(self.num_classes, self.kernel, self.dtype, None, prior_bias())
-        self.box_predictor = predictor(4, self.kernel, self.dtype, None)
-        self.centerness_predictor = predictor(1, self.kernel, self.dtype, None)
-        self.scales = self.param("scales", nn.initializers.ones, (self.neck.levels,))
+        self.check_choices(distance=Distance, centerness_on=CenternessOn, box_loss=BoxLoss)
+        super().setup()
 
-    def predict(self, pyramid: list[jax.Array]) -> Maps:
+    def predict_from_towers(self, class_features: list[jax.Array], box_features: list[jax.Array]) -> Maps:
         """ "class" logits (b, h, w, q), "box" distances in pixels (b, h, w, 4) and "centerness" logits (b, h, w, 1) of
         each level."""
-        maps: Maps = {"class": [], "box": [], "centerness": []}
-        for level, x in enumerate(pyramid):
-            class_x, box_x = self.class_tower(x), self.box_tower(x)
-            box = widen(self.box_predictor(box_x)) * self.scales[level]
-            box = jnp.exp(box) if self.distance == "exp" else nn.relu(box) * self.strides[level]
-            center_x = class_x if self.centerness_on == "class" else box_x
-            maps["class"].append(widen(self.class_predictor(class_x)))
-            maps["box"].append(box)
-            maps["centerness"].append(widen(self.centerness_predictor(center_x)))
-        return maps
-
-    def points(self, shapes: list[tuple[int, int]]) -> list[jax.Array]:
-        """(h * w, 2) as (x, y) of each level."""
-        return [jnp.asarray(level) for level in grids.points(shapes, self.strides)]
+        boxes = []
+        for level, x in enumerate(box_features):
+            box = widen(self.box_predictor(x)) * self.scales[level]
+            boxes.append(jnp.exp(box) if self.distance == Distance.EXP else nn.relu(box) * self.strides[level])
+        center_features = class_features if self.centerness_on == CenternessOn.CLASS else box_features
+        return {
+            "class": [widen(self.class_predictor(x)) for x in class_features],
+            "box": boxes,
+            "centerness": [widen(self.centerness_predictor(x)) for x in center_features],
+        }
 
     def match(self, shapes: list[tuple[int, int]], ground_truth: GroundTruth) -> jax.Array:
         """Matched box of each point (b, n) (see `assign`). Points in the padding are negatives, as in the reference."""
-        points, counts = jnp.concatenate(self.points(shapes)), [h * w for h, w in shapes]
-        limits = (-1.0, *self.level_limits, math.inf)
-        ranges = jnp.asarray(np.repeat(np.stack([limits[:-1], limits[1:]], axis=1), counts, axis=0), jnp.float32)
-        radius = None
-        if self.center_radius:
-            radius = jnp.asarray(np.repeat(np.asarray(self.strides) * self.center_radius, counts), jnp.float32)
-        real = ground_truth.mask & ~ground_truth.crowd  # crowds train neither way
-        each = lambda boxes, mask: assign.fcos(points, boxes, mask, ranges, radius)  # noqa: E731
-        return jax.vmap(each)(ground_truth.boxes, real)
 
-    def losses(self, images: jax.Array, ground_truth: GroundTruth, train: bool = True) -> dict[str, jax.Array]:
-        """loss_class (focal), loss_box (-log IoU or GIoU, weighted by centreness), loss_centerness (binary
-        cross-entropy)."""
-        maps = self.features(images, ground_truth.sizes, train)
-        return self.losses_from_maps(maps, ground_truth)
+        def match_image(boxes: jax.Array, mask: jax.Array) -> jax.Array:
+            return self.match_image(shapes, boxes, mask)
 
-    def losses_from_maps(self, maps: Maps, ground_truth: GroundTruth) -> dict[str, jax.Array]:
-        """`losses` from the raw predictions."""
-        shapes = shapes_of(maps["class"])
-        logits, distances = flatten(maps["class"], self.num_classes), flatten(maps["box"], 4)
-        center_logits = flatten(maps["centerness"], 1)[..., 0]
-        points = jnp.concatenate(self.points(shapes)).astype(distances.dtype)[None]
-        match = self.match(shapes, ground_truth)
-        positive = match >= 0
-        index = jnp.maximum(match, 0)
-        labels = jnp.where(positive, jnp.take_along_axis(ground_truth.labels, index, axis=1), -1)
-        # negatives get a box of two pixels around their point, so that no NaN can enter a gradient
-        spare = jnp.concatenate([points - 1.0, points + 1.0], axis=-1)
-        boxes = jnp.take_along_axis(ground_truth.boxes, index[..., None], axis=1)
-        boxes = jnp.where(positive[..., None], boxes, spare).astype(distances.dtype)
-        predicted = geometry.decode_distances(points, jnp.where(positive[..., None], distances, 1.0))
+        return jax.vmap(match_image)(ground_truth.boxes, trained_boxes(ground_truth))
 
-        count = jnp.maximum(self.mean_over_devices(jnp.sum(positive).astype(distances.dtype)), 1.0)
-        loss_class = jnp.sum(losses.focal(logits, losses.one_hot(labels, self.num_classes))) / count
+    def targets(self, maps: Maps, ground_truth: GroundTruth) -> Targets:
+        """What each point has to predict, and the centreness (b, n), 0 where not positive."""
+        return self.matched_points(maps, self.match(shapes_of(maps["class"]), ground_truth), ground_truth)
 
-        target = jnp.where(positive, geometry.centerness(points, boxes), 0.0)
-        box_loss = losses.iou(predicted, boxes) if self.box_loss == "iou" else losses.giou(predicted, boxes)
-        weight = jnp.maximum(self.mean_over_devices(jnp.sum(target)), 1e-6)
-        loss_box = self.box_loss_weight * jnp.sum(box_loss * target) / weight
+    def normalizers(self, targets: Targets) -> dict[str, jax.Array]:
+        """The positives and the sum of their centreness."""
+        matched, centerness = targets
+        positives = jnp.sum(matched.positive).astype(matched.boxes.dtype)
+        return {"positives": positives, "centerness": jnp.sum(centerness)}
 
-        center_loss = losses.binary_cross_entropy(center_logits, target)
-        loss_centerness = jnp.sum(jnp.where(positive, center_loss, 0.0)) / count
+    def loss_terms(self, maps: Maps, targets: Targets, normalizers: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """loss_class (focal), loss_box (weighted by centreness), loss_centerness (binary cross-entropy)."""
+        matched, centerness = targets
+        distances, center_logits = flatten(maps["box"], 4), flatten(maps["centerness"], 1)[..., 0]
+        predicted = jnp.where(matched.positive[..., None], distances, 1.0)
+        predicted = geometry.decode_distances(self.points_of(maps), predicted)
+        count = jnp.maximum(normalizers["positives"], 1.0)
+        loss_class = self.class_loss(maps["class"], matched.labels) / count
+
+        box_loss = losses.iou if self.box_loss == BoxLoss.IOU else losses.giou
+        total = jnp.sum(box_loss(predicted, matched.boxes) * centerness)
+        # 1e-6 keeps a batch without positives finite
+        loss_box = self.box_loss_weight * total / jnp.maximum(normalizers["centerness"], 1e-6)
+
+        center_loss = losses.binary_cross_entropy(center_logits, centerness)
+        loss_centerness = jnp.sum(jnp.where(matched.positive, center_loss, 0.0)) / count
         return {"loss_class": loss_class, "loss_box": loss_box, "loss_centerness": loss_centerness}
 
-    def detect(self, images: jax.Array, image_sizes: jax.Array) -> Detections:
-        sizes = image_sizes_or_canvas(images, image_sizes)
-        return self.detect_from_maps(self.features(images, sizes), sizes)
-
-    def detect_from_maps(self, maps: Maps, sizes: jax.Array) -> Detections:
-        """`detect` from the raw predictions; sizes: (b, 2). Candidates are ranked by class alone."""
-        boxes, scores, ranks = [], [], []
-        for level, points in enumerate(self.points(shapes_of(maps["class"]))):
-            logits, distances, center = (maps[name][level] for name in ("class", "box", "centerness"))
-            score = jax.nn.sigmoid(logits.reshape(logits.shape[0], -1, self.num_classes))
-            distances = distances.reshape(distances.shape[0], -1, 4)
-            boxes.append(geometry.decode_distances(points[None].astype(distances.dtype), distances))
-            scores.append(score * jax.nn.sigmoid(center.reshape(center.shape[0], -1, 1)))
-            ranks.append(jnp.where(score > self.score_threshold, score, 0.0))
-        candidates = postprocess.select_levels(boxes, scores, ranks, self.nms_candidates)
-        return postprocess.detections(candidates, sizes, self.nms_threshold, self.max_detections, "before")
+    def candidates(self, maps: Maps) -> list[LevelScores]:
+        """Scores are class times centreness; candidates are ranked by class alone."""
+        predictions = [
+            flatten_levels(maps[name], channels)
+            for name, channels in (("class", self.num_classes), ("box", 4), ("centerness", 1))
+        ]
+        levels = []
+        for points, logits, distances, center_logits in zip(
+            self.points(shapes_of(maps["class"])), *predictions, strict=True
+        ):
+            boxes = geometry.decode_distances(points[None].astype(distances.dtype), distances)
+            class_scores = jax.nn.sigmoid(logits)
+            scores = class_scores * jax.nn.sigmoid(center_logits)
+            levels.append(LevelScores(boxes, scores, self.rank_above_threshold(class_scores, class_scores)))
+        return levels

@@ -7,24 +7,26 @@ Source: mmdetection `RetinaHead`. The towers stay behind DyHead, as in the relea
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.boxes import anchors as grids
-from dyhead_jax.boxes import assign, geometry, postprocess
+from dyhead_jax.boxes import anchors, assign, geometry
+from dyhead_jax.boxes.postprocess import LevelScores
 from dyhead_jax.detectors import losses
-from dyhead_jax.detectors.detector import Detector, Maps, flatten, image_sizes_or_canvas, shapes_of
-from dyhead_jax.detectors.towers import Tower, predictor, prior_bias, widen
-from dyhead_jax.types import Detections, GroundTruth
+from dyhead_jax.detectors.dense import DenseDetector
+from dyhead_jax.detectors.detector import Maps, flatten, flatten_levels, shapes_of
+from dyhead_jax.detectors.targets import Matched, gather, match_images
+from dyhead_jax.detectors.towers import predictor, prior_bias, widen
+from dyhead_jax.types import GroundTruth
 
 
-class RetinaNet(Detector):
+class RetinaNet(DenseDetector):
     """a = octaves * len(ratios) anchors a cell, ratios outside; towers and predictors shared over levels.
 
     Anchors with an IoU of at least positive_iou, and the best ones of each box, are positive; below negative_iou they
-    are negative; the rest, and those beyond an image's own padding, do not train. min_positive_iou: 0 as in the
-    reference, where a box that no anchor touches takes every anchor that it touches not.
+    are negative; the rest, and those beyond an image's own padding, do not train. min_positive_iou: the least IoU of a
+    box's best anchors. With 0, as in the reference, a box that touches no anchor takes all anchors, as all are best.
     Initialisation: convolutions N(0, 0.01), class bias -log(99), the rest 0.
     """
 
-    towers: int = 4
+    norm_groups: int = 0
     kernel: int = 3
     anchor_base: float = 4.0
     octaves: int = 3
@@ -35,40 +37,38 @@ class RetinaNet(Detector):
     min_positive_iou: float = 0.0
     box_std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     box_loss_weight: float = 1.0
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    nms_candidates: int = 1000
-    max_detections: int = 100
 
     def setup(self):
-        features, each = self.neck.features, self.octaves * len(self.ratios)
-        self.class_tower = Tower(self.towers, features, norm_groups=0, dtype=self.dtype)
-        self.box_tower = Tower(self.towers, features, norm_groups=0, dtype=self.dtype)
-        self.class_predictor = predictor(each * self.num_classes, self.kernel, self.dtype, None, prior_bias())
-        self.box_predictor = predictor(each * 4, self.kernel, self.dtype, None)
+        self.class_tower, self.box_tower = self.make_tower(), self.make_tower()
+        channels = self.anchors_per_cell * self.num_classes
+        self.class_predictor = predictor(channels, self.kernel, self.dtype, None, prior_bias())
+        self.box_predictor = predictor(self.anchors_per_cell * 4, self.kernel, self.dtype, None)
 
-    def predict(self, pyramid: list[jax.Array]) -> Maps:
+    @property
+    def anchors_per_cell(self) -> int:
+        return self.octaves * len(self.ratios)
+
+    def predict_from_towers(self, class_features: list[jax.Array], box_features: list[jax.Array]) -> Maps:
         """ "class" logits (b, h, w, a * q) and "box" deltas (b, h, w, a * 4) of each level."""
         return {
-            "class": [widen(self.class_predictor(self.class_tower(x))) for x in pyramid],
-            "box": [widen(self.box_predictor(self.box_tower(x))) for x in pyramid],
+            "class": [widen(self.class_predictor(x)) for x in class_features],
+            "box": [widen(self.box_predictor(x)) for x in box_features],
         }
 
     def anchors(self, shapes: list[tuple[int, int]]) -> list[jax.Array]:
         """(h * w * a, 4) of each level."""
-        scales = grids.octaves(self.anchor_base, self.octaves)
-        levels = grids.anchors(shapes, self.strides, scales, self.ratios, self.center_offset)
+        scales = anchors.octaves(self.anchor_base, self.octaves)
+        levels = anchors.anchors(shapes, self.strides, scales, self.ratios, self.center_offset)
         return [jnp.asarray(level) for level in levels]
 
     def match(self, shapes: list[tuple[int, int]], ground_truth: GroundTruth) -> tuple[jax.Array, jax.Array]:
         """Matched box of each anchor (b, n) (see `assign`), and which anchors take part (b or 1, n)."""
-        valid = self.in_own_padding(ground_truth.sizes, shapes, self.octaves * len(self.ratios))
-        anchors = jnp.concatenate(self.anchors(shapes))
-        real = ground_truth.mask & ~ground_truth.crowd  # crowds train neither way
+        valid = self.in_own_padding(ground_truth.sizes, shapes, self.anchors_per_cell)
+        priors = jnp.concatenate(self.anchors(shapes))
 
-        def each(boxes, mask, valid):
+        def match_image(boxes: jax.Array, mask: jax.Array, valid: jax.Array) -> jax.Array:
             return assign.max_iou(
-                anchors,
+                priors,
                 boxes,
                 mask,
                 valid,
@@ -77,51 +77,38 @@ class RetinaNet(Detector):
                 min_positive=self.min_positive_iou,
             )
 
-        valid_each = jnp.broadcast_to(valid, (real.shape[0], valid.shape[1]))
-        return jax.vmap(each)(ground_truth.boxes, real, valid_each), valid
+        return match_images(match_image, ground_truth, valid), valid
 
-    def losses(self, images: jax.Array, ground_truth: GroundTruth, train: bool = True) -> dict[str, jax.Array]:
+    def targets(self, maps: Maps, ground_truth: GroundTruth) -> Matched:
+        """Of each anchor; the spare box of a negative is the anchor itself."""
+        match, _ = self.match(shapes_of(maps["class"]), ground_truth)
+        return gather(match, ground_truth, self._anchors_of(maps))
+
+    def normalizers(self, targets: Matched) -> dict[str, jax.Array]:
+        """The positives."""
+        return {"positives": targets.count()}
+
+    def loss_terms(self, maps: Maps, targets: Matched, normalizers: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """loss_class (focal) and loss_box (L1 of the deltas), over the number of positives."""
-        maps = self.features(images, ground_truth.sizes, train)
-        return self.losses_from_maps(maps, ground_truth)
+        count = normalizers["positives"]
+        trains = targets.match != assign.MatchStatus.IGNORED
+        loss_class = self.class_loss(maps["class"], targets.labels, trains) / count
 
-    def losses_from_maps(self, maps: Maps, ground_truth: GroundTruth) -> dict[str, jax.Array]:
-        """`losses` from the raw predictions."""
-        shapes = shapes_of(maps["class"])
-        logits, deltas = flatten(maps["class"], self.num_classes), flatten(maps["box"], 4)
-        anchors = jnp.concatenate(self.anchors(shapes)).astype(deltas.dtype)
-        match, _ = self.match(shapes, ground_truth)
-        positive = match >= 0
-        index = jnp.maximum(match, 0)
-        labels = jnp.where(positive, jnp.take_along_axis(ground_truth.labels, index, axis=1), -1)
-        # the others borrow their own anchor as target, so that no NaN can enter
-        boxes = jnp.take_along_axis(ground_truth.boxes, index[..., None], axis=1)
-        boxes = jnp.where(positive[..., None], boxes, anchors[None]).astype(deltas.dtype)
+        deltas = flatten(maps["box"], 4)
+        box_loss = losses.l1(deltas, geometry.encode_deltas(self._anchors_of(maps), targets.boxes, self.box_std))
+        total = jnp.sum(jnp.where(targets.positive[..., None], box_loss, 0.0))
+        return {"loss_class": loss_class, "loss_box": self.box_loss_weight * total / count}
 
-        # an image without positives counts as one
-        counts = jnp.maximum(jnp.sum(positive, axis=1), 1).astype(deltas.dtype)
-        count = self.mean_over_devices(jnp.sum(counts))
-        trains = match != assign.Anchor.IGNORED
-        class_loss = losses.focal(logits, losses.one_hot(labels, self.num_classes))
-        loss_class = jnp.sum(jnp.where(trains[..., None], class_loss, 0.0)) / count
+    def _anchors_of(self, maps: Maps) -> jax.Array:
+        """(1, n, 4) in the dtype of the boxes."""
+        return jnp.concatenate(self.anchors(shapes_of(maps["class"]))).astype(maps["box"][0].dtype)[None]
 
-        box_loss = losses.l1(deltas, geometry.encode_deltas(anchors[None], boxes, self.box_std))
-        loss_box = self.box_loss_weight * jnp.sum(jnp.where(positive[..., None], box_loss, 0.0)) / count
-        return {"loss_class": loss_class, "loss_box": loss_box}
-
-    def detect(self, images: jax.Array, image_sizes: jax.Array) -> Detections:
-        sizes = image_sizes_or_canvas(images, image_sizes)
-        return self.detect_from_maps(self.features(images, sizes), sizes)
-
-    def detect_from_maps(self, maps: Maps, sizes: jax.Array) -> Detections:
-        """`detect` from the raw predictions; sizes: (b, 2)."""
-        boxes, scores, ranks = [], [], []
-        anchors = self.anchors(shapes_of(maps["class"]))
-        for prior, logits, deltas in zip(anchors, maps["class"], maps["box"], strict=True):
-            deltas = deltas.reshape(deltas.shape[0], -1, 4)
-            boxes.append(geometry.decode_deltas(prior[None].astype(deltas.dtype), deltas, self.box_std, "both"))
-            score = jax.nn.sigmoid(logits.reshape(logits.shape[0], -1, self.num_classes))
-            scores.append(score)
-            ranks.append(jnp.where(score > self.score_threshold, score, 0.0))
-        candidates = postprocess.select_levels(boxes, scores, ranks, self.nms_candidates)
-        return postprocess.detections(candidates, sizes, self.nms_threshold, self.max_detections, "before")
+    def candidates(self, maps: Maps) -> list[LevelScores]:
+        """Scores are those of the class."""
+        levels = []
+        predictions = flatten_levels(maps["class"], self.num_classes), flatten_levels(maps["box"], 4)
+        for priors, logits, deltas in zip(self.anchors(shapes_of(maps["class"])), *predictions, strict=True):
+            boxes = geometry.decode_deltas(priors[None].astype(deltas.dtype), deltas, self.box_std)
+            scores = jax.nn.sigmoid(logits)
+            levels.append(LevelScores(boxes, scores, self.rank_above_threshold(scores, scores)))
+        return levels

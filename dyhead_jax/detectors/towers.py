@@ -13,14 +13,15 @@ small_normal = nn.initializers.normal(0.01)
 
 
 def prior_bias(probability: float = 0.01) -> nn.initializers.Initializer:
-    """-log((1 - p) / p): the class score that sigmoid turns into `probability`. Lin et al. 2017, section 4.1."""
+    """-log((1 - p) / p), the logit whose sigmoid is `probability`. Lin et al. 2017 (focal loss), section 4.1."""
     return nn.initializers.constant(-math.log((1 - probability) / probability))
 
 
 class Tower(nn.Module):
     """`layers` times 3x3 convolution, GroupNorm, ReLU. Convolutions N(0, 0.01).
 
-    norm_groups: 0 for no norm (RetinaNet). bias: of the convolutions, beside a norm; without a norm there always is.
+    norm_groups: of the GroupNorm, 0 for no norm (RetinaNet). bias: whether convolutions followed by a norm have a bias;
+    those without a norm always have.
     """
 
     layers: int
@@ -56,5 +57,5 @@ def predictor(features: int, kernel: int, dtype: Any, name: str | None, bias=nn.
 
 
 def widen(x: jax.Array) -> jax.Array:
-    """Predictions leave the network in float32 (or wider)."""
+    """x in float32 or wider, as predictions leave the network."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,14 +1,12 @@
 """The train step and the detect step, as one device sees them; `parallel.py` maps them over devices."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
 from dyhead_jax.training import optim
@@ -105,31 +103,33 @@ def make_train_step(
 
     parameters: of the model (`survey`). axis_name: the mapped axis over whose devices gradients and losses are
     averaged, the model's own `axis_name`; None where the step sees the whole batch. accumulate: micro-batches that the
-    (device's) batch is divided into, one forward and backward each; losses are normalised over all of them
-    (`_normalizers`), so that, statistics of batch norm apart, the update is that of the whole batch. ema: decay of the
-    average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
+    (device's) batch is divided into, one forward and backward each. Losses are divided by what the whole batch counts, such as its positives: with more than
+    one micro-batch the step first asks the model for the normalizers of each (`count`) and gives their means to
+    `losses`, so that, statistics of batch norm apart, the update is that of the whole batch. ema: decay of the average,
+    with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
     Metrics, scalars of float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
     grad_norm before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
 
-    def losses_of(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        losses, changed = model.apply(
-            variables,
+    def apply(method: str, params: Any, batch_stats: Any, batch: Batch, key: jax.Array, **given: Any) -> Any:
+        return model.apply(
+            {"params": params, "batch_stats": batch_stats},
             batch.images,
             batch.ground_truth,
             train=True,
-            method="losses",
+            method=method,
             mutable=["batch_stats"],
             rngs={"dropout": key, "sampling": jax.random.fold_in(key, 1)},
+            **given,
         )
-        losses = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in losses.items()}
-        return losses, changed.get("batch_stats", batch_stats)
 
-    def grads_of(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+    def grads_of(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array, **given: Any) -> Any:
+        """given: `normalizers`, where they are not those of the batch."""
+
         def objective(trained: Any) -> Any:
-            losses, changed = losses_of(optim.merge(trained, frozen), batch_stats, batch, key)
-            return sum(losses.values()), (losses, changed)
+            losses, changed = apply("losses", optim.merge(trained, frozen), batch_stats, batch, key, **given)
+            losses = {name: value.astype(jnp.promote_types(value.dtype, jnp.float32)) for name, value in losses.items()}
+            return sum(losses.values()), (losses, changed.get("batch_stats", batch_stats))
 
         grads, (losses, batch_stats) = jax.grad(objective, has_aux=True)(trained)
         return grads, losses, batch_stats
@@ -137,23 +137,23 @@ def make_train_step(
     def accumulated(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
         parts = (jnp.arange(accumulate), split_batch(batch, accumulate))
 
-        def measure(_: None, part: Any) -> Any:  # the compiler drops all of the network that they do not depend on
-            with _normalizers() as seen:
-                losses_of(optim.merge(trained, frozen), batch_stats, part[1], jax.random.fold_in(key, part[0]))
-            return None, seen
+        def count(_: None, part: Any) -> Any:  # the compiler drops all of the network that the counts do not depend on
+            number, micro_batch = part
+            part_key = jax.random.fold_in(key, number)
+            return None, apply("count", optim.merge(trained, frozen), batch_stats, micro_batch, part_key)[0]
 
-        def one(carry: Any, part: Any) -> Any:
-            total, batch_stats = carry
-            with _normalizers(whole):
-                grads, losses, batch_stats = grads_of(
-                    trained, frozen, batch_stats, part[1], jax.random.fold_in(key, part[0])
-                )
+        def add_gradients(carry: Any, part: Any) -> Any:
+            (total, batch_stats), (number, micro_batch) = carry, part
+            part_key = jax.random.fold_in(key, number)
+            grads, losses, batch_stats = grads_of(
+                trained, frozen, batch_stats, micro_batch, part_key, normalizers=normalizers
+            )
             return (jax.tree.map(jnp.add, total, grads), batch_stats), losses
 
-        _, seen = jax.lax.scan(measure, None, parts)
-        whole = [x.mean(0) for x in seen]
+        _, counts = jax.lax.scan(count, None, parts)
+        normalizers = jax.tree.map(lambda x: x.mean(0), counts)
         start = (jax.tree.map(jnp.zeros_like, trained), batch_stats)
-        (total, batch_stats), losses = jax.lax.scan(one, start, parts)
+        (total, batch_stats), losses = jax.lax.scan(add_gradients, start, parts)
         mean = jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda x: x.mean(0), losses)
         return *mean, batch_stats
 
@@ -205,25 +205,6 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     if size % parts:
         raise ValueError(f"a device's {size} images do not divide into config.optim.accumulate={parts} micro-batches")
     return jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-
-
-@contextmanager
-def _normalizers(given: list[jax.Array] | None = None) -> Iterator[list[jax.Array]]:
-    """Yields the list of what a detector, traced inside, gives to and gets from `mean_over_devices`, in order.
-
-    A loss is divided by what the whole batch counts (positives, say), and a detector averages such counts by that
-    method. A micro-batch knows its own only, so the step runs once to see them and again with the averages `given`.
-    """
-    seen: list[jax.Array] = []
-
-    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name != "mean_over_devices":
-            return call(*args, **kwargs)
-        seen.append(call(*args, **kwargs) if given is None else given[len(seen)])
-        return seen[-1]
-
-    with nn.intercept_methods(intercept):
-        yield seen
 
 
 def make_detect(model: Any) -> Callable[[Any, jax.Array, jax.Array], Detections]:

@@ -1,7 +1,8 @@
-"""ATSS' divisor_eps, which real values make visible in float64 only: here it is 1."""
+"""ATSS' divisor_eps, which real values make visible in float64 only: here it is 1; and its choices."""
 
 import jax
 import numpy as np
+import pytest
 
 from dyhead_jax.detectors.atss import ATSS
 from dyhead_jax.training import steps
@@ -50,3 +51,9 @@ def test_divisor_eps_on_two_devices():
     whole = losses(TRUTH, divisor_eps=1.0)
     for name, value in losses(TRUTH, divisor_eps=1.0, axis_name="batch").items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["giou_eps", "delta_clamp", "rank_by", "clip_boxes"])
+def test_wrong_choices(name):
+    with pytest.raises(ValueError, match=f"ATSS {name} is 'both ways'; it may be '"):
+        tiny.make(ATSS, **{name: "both ways"}).apply(PARAMS, SHAPES, TRUTH, method="match")

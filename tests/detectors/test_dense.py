@@ -1,4 +1,4 @@
-"""What holds for RetinaNet, FCOS and RepPoints alike, and that maps made of the truth come out as it."""
+"""What holds for RetinaNet, FCOS and RepPoints alike, and that maps made from the truth give it back."""
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,12 @@ def test_reppoints_from_a_grid():
 
 
 def test_wrong_options():
-    for bad, name in (({"distance": "log"}, "distance"), ({"centerness_on": "all"}, "centerness_on")):
+    for bad, name in (
+        ({"distance": "log"}, "distance"),
+        ({"centerness_on": "all"}, "centerness_on"),
+        ({"box_loss": "l1"}, "box_loss"),
+        ({"clip_boxes": "never"}, "clip_boxes"),
+    ):
         model = tiny.make(FCOS, level_limits=(32.0, 64.0), **bad)
         with pytest.raises(ValueError, match=name):
             jax.eval_shape(lambda m=model: m.init(jax.random.key(0), tiny.images(1), None, method="detect"))

@@ -41,7 +41,7 @@ def run(request):
             ),
             "anchors": module.anchors([x.shape[1:3] for x in maps["objectness"]]),
             "train_head": module.second_stage(maps["dyhead"], train_rois),
-            "losses": module.losses_from_maps(maps, truth, truth.sizes),
+            "losses": module.losses_from_maps(maps, truth),
             "found": module.detect_from_maps(maps, truth.sizes),
         }
 

@@ -163,7 +163,7 @@ def test_points(case):
             check_labels(case, i, "point")
         else:  # the case leaves out 0 boxes
             assert not mask.any()
-            np.testing.assert_array_equal(run(boxes, mask), assign.Anchor.NEGATIVE)
+            np.testing.assert_array_equal(run(boxes, mask), assign.MatchStatus.NEGATIVE)
 
 
 @each("E04")
