@@ -6,7 +6,6 @@ A command is a module of `dyhead_jax.measure`: its docstring is the help, `add_a
 
 import argparse
 import importlib
-import sys
 
 from dyhead_jax import command
 
@@ -34,11 +33,7 @@ def main() -> int | None:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
-    options, others = parser.parse_known_args(sys.argv[1:])
-    options.overrides = [argument for argument in others if argument.startswith(("--config.", "--noconfig."))]
-    unknown = [argument for argument in others if argument not in options.overrides]
-    if unknown:
-        raise command.UsageError(f"{unknown[0]!r} is not an option (--help lists them)")
+    options = command.parse(parser)
     return options.run(options)
 
 

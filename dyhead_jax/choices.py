@@ -11,5 +11,5 @@ class Choice(StrEnum):
     def parse(cls, name: str, value: str) -> Self:
         """The member whose word is `value`. Raises ValueError, with `name` of the option, for another word."""
         if value not in list(cls):
-            raise ValueError(f"{name} is {value!r}; it may be {' or '.join(repr(str(member)) for member in cls)}")
+            raise ValueError(f"{name} is {value!r}; it may be {', '.join(repr(str(member)) for member in cls)}")
         return cls(value)

@@ -243,7 +243,7 @@ def test_a_detector_trains_with_two_branches(fork, kind):
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: draw.normal(0, 0.1, x.shape).astype(x.dtype), parameters.shapes["params"])
     stats = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), parameters.shapes["batch_stats"])
-    truth = tiny.truth()
+    truth = tiny.truth([[[8, 8, 40, 48]], [[16, 4, 80, 60]]], sizes=[[64, 96], [64, 96]])
     images = tiny.images(2)
 
     @steps.jit_once

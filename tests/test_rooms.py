@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dyhead_jax"
 FLOORS = (
-    {"types", "command", "files", "__init__"},
+    {"types", "choices", "command", "files", "__init__"},
     {"config", "ops"},
     {"boxes", "backbones", "necks", "dyhead", "data"},
     {"detectors", "weights"},

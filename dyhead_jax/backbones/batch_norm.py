@@ -1,17 +1,16 @@
 """Batch normalisation as detectors use it: fixed statistics, or statistics of the global batch."""
 
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.config import choices
+from dyhead_jax.choices import Choice
 from dyhead_jax.ops.conv import Conv, channel_sum, scale_shift
 
 
-class NormMode(StrEnum):
+class NormMode(Choice):
     """See `BatchNorm`."""
 
     FROZEN = "frozen"
@@ -47,7 +46,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def affine(self, features: int, x: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """The norm as factor and shift, each (features,); x: the batch to take statistics of where norm is "sync"."""
-        choices.check("norm", self.norm, NormMode)
+        NormMode.parse("norm", self.norm)
         scale: Any = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
         bias: Any = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)

@@ -6,7 +6,6 @@ torchvision and mmdetection 3: `layer1_0/conv1/kernel` is their `layer1.0.conv1.
 
 import functools
 import math
-from enum import StrEnum
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.backbones.batch_norm import BatchNorm, NormMode, conv_norm
-from dyhead_jax.config import choices
+from dyhead_jax.choices import Choice
 from dyhead_jax.ops import backend
 from dyhead_jax.ops.conv import Conv, he_normal
 from dyhead_jax.ops.deform_conv import deform_conv
@@ -29,14 +28,14 @@ DEPTHS = {
 }
 
 
-class Style(StrEnum):
+class Style(Choice):
     """Where a bottleneck strides: in its 3x3 convolution, or in its first 1x1."""
 
     TORCH = "torch"
     CAFFE = "caffe"
 
 
-class Deform(StrEnum):
+class Deform(Choice):
     """Deformable convolutions with offsets, or with offsets and a mask."""
 
     NONE = "none"
@@ -241,8 +240,8 @@ class ResNet(nn.Module):
     def _check(self) -> None:
         if self.depth not in DEPTHS:
             raise ValueError(f"backbone depth is {self.depth}; it may be {', '.join(map(str, DEPTHS))}")
-        choices.check("backbone style", self.style, Style)
-        choices.check("backbone deform", self.deform, Deform)
+        Style.parse("backbone style", self.style)
+        Deform.parse("backbone deform", self.deform)
         if not DEPTHS[self.depth][0] and (self.groups > 1 or self.deform != Deform.NONE):
             raise ValueError(f"backbone depth {self.depth} has no bottlenecks: groups must be 1 and deform 'none'")
         if not set(self.deform_stages) <= {2, 3, 4, 5}:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Any
 
-from dyhead_jax.config import choices, import_path, nodes
+from dyhead_jax.choices import Choice
+from dyhead_jax.config import import_path, nodes, training_choices
 from dyhead_jax.config.data import DataConfig
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.evaluation import EvaluationConfig
@@ -14,11 +14,11 @@ from dyhead_jax.config.pyramid import DyHeadConfig
 from dyhead_jax.config.serialization import to_json
 
 CHOICES = {
-    "model.dtype": choices.Dtype,
-    "optim.name": choices.Optimizer,
-    "optim.schedule": choices.Schedule,
-    "run.parallel": choices.ParallelKind,
-    "evaluation.merge": choices.Merge,
+    "model.dtype": training_choices.Dtype,
+    "optim.name": training_choices.Optimizer,
+    "optim.schedule": training_choices.Schedule,
+    "run.parallel": training_choices.ParallelKind,
+    "evaluation.merge": training_choices.Merge,
 }
 ABOVE_ZERO = (
     "model.num_classes", "model.pad_divisor", "data.batch_size", "data.eval_batch_size", "data.max_boxes",
@@ -40,7 +40,7 @@ def validate(config: Config) -> None:
     through config.json.
     """
     for name, allowed in CHOICES.items():
-        choices.check(f"config.{name}", _value(config, name), allowed, ConfigError)
+        _check_choice(f"config.{name}", _value(config, name), allowed)
     for name in ABOVE_ZERO:
         if not _value(config, name) > 0:
             raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be above 0")
@@ -88,7 +88,7 @@ def _value(config: Config, name: str) -> Any:
 
 
 def _check_node(name: str, node: Any) -> None:
-    """The options of a node are those of its class; where that declares a StrEnum for one, it is one of its words."""
+    """The options of a node are those of its class; where that declares a `Choice` for one, it is one of its words."""
     if node.module == nodes.OFF:
         return
     try:
@@ -97,8 +97,15 @@ def _check_node(name: str, node: Any) -> None:
         raise ConfigError(f"{name}: {error}") from error
     hints = import_path.hints(target)
     for option, value in options.items():
-        if option in hints and isinstance(hints[option], type) and issubclass(hints[option], StrEnum):
-            choices.check(f"{name}.{option}", value, hints[option], ConfigError)
+        if option in hints and isinstance(hints[option], type) and issubclass(hints[option], Choice):
+            _check_choice(f"{name}.{option}", value, hints[option])
+
+
+def _check_choice(name: str, value: Any, choices: type[Choice]) -> None:
+    try:
+        choices.parse(name, value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_levels(model: ModelConfig) -> None:

@@ -48,10 +48,10 @@ class ATSS(DenseDetector):
     topk: int = 9
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     box_loss_weight: float = 2.0
-    giou_eps: str = geometry.GIoUEps.ADDED
-    delta_clamp: str = geometry.DeltaClamp.UPPER
-    rank_by: str = RankBy.PRODUCT
-    clip_boxes: str = ClipBoxes.AFTER
+    giou_eps: geometry.GIoUEps = geometry.GIoUEps.ADDED
+    delta_clamp: geometry.DeltaClamp = geometry.DeltaClamp.UPPER
+    rank_by: RankBy = RankBy.PRODUCT
+    clip_boxes: ClipBoxes = ClipBoxes.AFTER
     train_in_padding: bool = True
     empty_counts_one: bool = False
     centerness_floor: float = 0.0
@@ -59,9 +59,7 @@ class ATSS(DenseDetector):
     nms_threshold: float = 0.6
 
     def setup(self):
-        self.check_choices(
-            giou_eps=geometry.GIoUEps, delta_clamp=geometry.DeltaClamp, rank_by=RankBy, clip_boxes=ClipBoxes
-        )
+        self.check_choices()
         self.class_tower, self.box_tower = self.make_tower(), self.make_tower()
         self.class_predictor = predictor(self.num_classes, self.kernel, self.dtype, None, prior_bias())
         self.box_predictor = predictor(4, self.kernel, self.dtype, None)

@@ -78,7 +78,7 @@ class BorderDet(PointDetector):
     border_iou: float = 0.6
     border_std: float = 0.5
     nms_threshold: float = 0.6
-    clip_boxes: str = ClipBoxes.AFTER
+    clip_boxes: ClipBoxes = ClipBoxes.AFTER
 
     def setup(self):
         super().setup()

@@ -28,7 +28,7 @@ class DenseDetector(Detector):
     nms_threshold: float = 0.5
     nms_candidates: int = 1000
     max_detections: int = 100
-    clip_boxes: str = postprocess.ClipBoxes.BEFORE
+    clip_boxes: postprocess.ClipBoxes = postprocess.ClipBoxes.BEFORE
 
     def predict(self, pyramid: list[Level]) -> Maps:
         """See `predict_from_towers`. Where a level is a `Branches`, each tower reads its own map of it."""

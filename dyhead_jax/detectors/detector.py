@@ -1,6 +1,7 @@
 """What all detectors share: network input, backbone, neck, DyHead, and the order of training and detection."""
 
 import dataclasses
+import typing
 from typing import Any
 
 import jax
@@ -171,10 +172,11 @@ class Detector(nn.Module):
             levels.append(jnp.repeat(inside, anchors_per_cell, axis=1))
         return jnp.concatenate(levels, axis=1)
 
-    def check_choices(self, **choices: type[Choice]) -> None:
-        """Raises ValueError, which names the field, where one is none of its choices."""
-        for name, choice in choices.items():
-            choice.parse(f"{type(self).__name__} {name}", getattr(self, name))
+    def check_choices(self) -> None:
+        """Raises ValueError, which names the field, where one whose type is a `Choice` is none of its words."""
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if isinstance(kind, type) and issubclass(kind, Choice):
+                kind.parse(f"{type(self).__name__} {name}", getattr(self, name))
 
 
 class Normalizers(dict[str, jax.Array]):

@@ -8,7 +8,7 @@ Sources: mmdetection's `RPNHead` and `Shared2FCBBoxHead`; the official DynamicHe
 and where the two differ a field says so.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,9 +85,9 @@ class FasterRCNN(Detector):
     roi_positive_fraction: float = 0.25
     layers: int = 2
     fc_features: int = 1024
-    task: str = "none"
+    task: Any = None
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    delta_clamp: str = geometry.DeltaClamp.UPPER
+    delta_clamp: geometry.DeltaClamp = geometry.DeltaClamp.UPPER
     train_in_padding: bool = True
     empty_counts_one: bool = False
     score_threshold: float = 0.05
@@ -96,7 +96,7 @@ class FasterRCNN(Detector):
     max_detections: int = 100
 
     def setup(self):
-        self.check_choices(delta_clamp=geometry.DeltaClamp)
+        self.check_choices()
         if not 1 <= self.roi_levels <= self.neck.levels:
             raise ValueError(f"head roi_levels is {self.roi_levels}; the pyramid has {self.neck.levels} levels")
         anchors_per_cell = len(self.anchor_ratios)

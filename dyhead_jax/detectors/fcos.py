@@ -46,13 +46,13 @@ class BoxLoss(Choice):
 class FCOS(PointDetector):
     """distance: a `Distance`; centerness_on: a `CenternessOn`; box_loss: a `BoxLoss`; the rest see `PointDetector`."""
 
-    distance: str = Distance.EXP
-    centerness_on: str = CenternessOn.CLASS
-    box_loss: str = BoxLoss.IOU
+    distance: Distance = Distance.EXP
+    centerness_on: CenternessOn = CenternessOn.CLASS
+    box_loss: BoxLoss = BoxLoss.IOU
     box_loss_weight: float = 1.0
 
     def setup(self):
-        self.check_choices(distance=Distance, centerness_on=CenternessOn, box_loss=BoxLoss)
+        self.check_choices()
         super().setup()
 
     def predict_from_towers(self, class_features: list[jax.Array], box_features: list[jax.Array]) -> Maps:

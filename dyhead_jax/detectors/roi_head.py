@@ -7,31 +7,32 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.detectors.towers import small_normal, widen
-from dyhead_jax.dyhead.head import make
+from dyhead_jax.dyhead.head import Choice, make
 
 
 class RoIHead(nn.Module):
     """Pooled features to class logits and deltas for each class.
 
-    layers: number of fully connected layers of fc_features channels, Xavier-uniform; where `task` is not "none",
-    attentions of that class or import path on the pooled map take their place. Predictors N(0, 0.01) and N(0, 0.001).
-    Features are flattened with channels first, as in PyTorch's checkpoints.
+    layers: number of fully connected layers of fc_features channels, Xavier-uniform; or, with `task` (a module class, a
+    partial of one or its import path), number of such attentions, on the pooled map. Predictors N(0, 0.01) and
+    N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
     """
 
     num_classes: int
     layers: int = 2
     fc_features: int = 1024
-    task: str = "none"
+    task: Choice = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x: (n, s, s, c). Returns (n, q + 1) logits, the background last, and (n, q, 4) deltas, both float32."""
-        if self.task != "none":
+        attends = self.task is not None and self.task != "none"
+        if attends:
             for i in range(self.layers):
                 x = make(self.task, f"task_{i}", features=x.shape[-1], dtype=self.dtype)(x)
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        if self.task == "none":
+        if not attends:
             for i in range(self.layers):
                 dense = nn.Dense(
                     self.fc_features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=f"fc_{i}"

@@ -1,14 +1,15 @@
 """The hard sigmoid of both public lineages, and PyTorch's default initialisation, which the official code leans on."""
 
 import math
-from enum import StrEnum
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.choices import Choice
 
-class Lineage(StrEnum):
+
+class Lineage(Choice):
     """Whose initial weights and whose gradient of the hard sigmoid: the official code's, or mmdetection's, whose simple
     config starts with an offset convolution of zeros."""
 

@@ -6,13 +6,13 @@ AP was trained that way ("flat"), so it is the default; the other choices say wh
 Public threads: microsoft/DynamicHead#25, microsoft/GLIP#52 and #62, open-mmlab/mmdetection#11146.
 """
 
-from enum import StrEnum
-
 import jax
 import jax.numpy as jnp
 
+from dyhead_jax.choices import Choice
 
-class CoarseOffsets(StrEnum):
+
+class CoarseOffsets(Choice):
     FLAT = "flat"
     CROP = "crop"
     RESIZE = "resize"

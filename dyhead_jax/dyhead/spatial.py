@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.config import choices
 from dyhead_jax.dyhead.activations import Lineage, torch_uniform
 from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets, for_coarser
 from dyhead_jax.dyhead.valid_area import normed
@@ -51,7 +50,7 @@ class SpatialAttention(nn.Module):
 
         Raises ValueError when coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
         """
-        choices.check("coarse_offsets", self.coarse_offsets, CoarseOffsets)
+        CoarseOffsets.parse("coarse_offsets", self.coarse_offsets)
         check_halving(pyramid)
         offsets, masks = self._predict(pyramid)
         levels = len(pyramid)

@@ -15,7 +15,7 @@ import numpy as np
 from dyhead_jax.boxes import geometry
 from dyhead_jax.boxes.nms import nms
 from dyhead_jax.config import DataConfig, EvaluationConfig
-from dyhead_jax.config.choices import Merge
+from dyhead_jax.config.training_choices import Merge
 
 CHUNK = 64  # images merged in one call
 

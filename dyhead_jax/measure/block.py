@@ -1,21 +1,24 @@
 """Time of DyHead blocks alone on a pyramid, for each implementation or attention that is named.
 
---attention replaces one of the three attentions by a fork's own module (spatial=package:Class, scale=..., task=...) or
-switches it off (task=none). Each replacement is timed beside the block as it is. The yardstick is a plain 3x3
-convolution of the finest level.
+--attention replaces attentions by modules of a fork (spatial=package:Class, scale=..., task=...) or switches them off
+(task=none); options of their own follow, as in a config (spatial.num_points=8). Each --attention is timed beside the
+block as it is. The yardstick is a plain 3x3 convolution of the finest level.
 
   python -m dyhead_jax.benchmark block
   python -m dyhead_jax.benchmark block --blocks 6 --scan --remat --size 800x1344
-  python -m dyhead_jax.benchmark block --attention task=none --attention spatial=mine:MySpatial
+  python -m dyhead_jax.benchmark block --attention task=none --attention spatial=mine:MySpatial spatial.num_points=8
 """
 
 import argparse
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dyhead_jax import command
+from dyhead_jax.config import Config, flags, nodes
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.timing import compiled, with_gradients
@@ -34,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scan", action="store_true", help="compile one block and loop over all")
     parser.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
     parser.add_argument("--implementation", action="append", metavar="NAME", help="repeatable; default auto")
-    parser.add_argument("--attention", action="append", metavar="KIND=package:Class", help="repeatable")
+    parser.add_argument(
+        "--attention", action="append", nargs="+", metavar="KIND[.OPTION]=VALUE", help="repeatable, each a variant"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -43,13 +48,8 @@ def run(options: argparse.Namespace) -> None:
     variants: dict[str, dict[str, Any]] = {}
     for name in options.implementation or ["auto"]:
         variants[name] = {"implementation": name}
-    for text in options.attention or []:
-        kind, _, path = text.partition("=")
-        if kind not in ATTENTIONS or not path:
-            raise command.UsageError(
-                f"--attention is {text!r}; it must be {'|'.join(ATTENTIONS)}=package:Class or =none"
-            )
-        variants[text] = {kind: path}
+    for settings in options.attention or []:
+        variants[" ".join(settings)] = attentions(settings)
     dtype = jnp.dtype(options.dtype)
     levels = sizes(options.size, options.levels)
     pyramid = random_pyramid(levels, options.batch, options.channels, dtype)
@@ -75,6 +75,21 @@ def run(options: argparse.Namespace) -> None:
     common.time_and_report(
         title, programs, options, channels=options.channels, at=levels[0], batch=options.batch, dtype=options.dtype
     )
+
+
+def attentions(settings: Sequence[str]) -> dict[str, Any]:
+    """Fields of `DyHead` for settings such as ["spatial=mine:MySpatial", "spatial.num_points=8"].
+
+    Raises UsageError for another form or an unknown option, ConfigError for an import path that leads nowhere.
+    """
+    for text in settings:
+        if not re.fullmatch(rf"({'|'.join(ATTENTIONS)})(\.\w+)?=.+", text):
+            raise command.UsageError(
+                f"--attention has {text!r}; it must be {'|'.join(ATTENTIONS)}=package:Class, =none, or .OPTION=VALUE"
+            )
+    config = flags.override(Config(), [f"--config.model.dyhead.{text}" for text in settings])
+    kinds = {re.split(r"[.=]", text)[0] for text in settings}
+    return {kind: nodes.target_of(getattr(config.model.dyhead, kind)) for kind in kinds}
 
 
 def sizes(image: tuple[int, int], levels: int, stride: int = 8) -> list[tuple[int, int]]:

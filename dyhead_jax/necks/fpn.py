@@ -1,18 +1,17 @@
 """Feature pyramid network (Lin et al. 2017), with the extra levels of RetinaNet, FCOS and Faster R-CNN."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dyhead_jax.config import choices
+from dyhead_jax.choices import Choice
 from dyhead_jax.ops.conv import Conv
 
 
-class Extra(StrEnum):
+class Extra(Choice):
     """What the extra levels come from."""
 
     P5 = "p5"
@@ -58,7 +57,7 @@ class FPN(nn.Module):
             raise ValueError(f"neck start is {self.start}; the backbone gives {len(maps)} maps, counted from 0")
         if self.levels < 1:
             raise ValueError(f"neck levels is {self.levels}; a pyramid has at least 1")
-        choices.check("neck extra", self.extra, Extra)
+        Extra.parse("neck extra", self.extra)
         used = maps[self.start :]
         merged = [self._conv(1, 1, f"lateral_{i}")(c) for i, c in enumerate(used)]
         for i in range(len(merged) - 2, -1, -1):

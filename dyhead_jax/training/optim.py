@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from dyhead_jax.config import OptimConfig, choices
-from dyhead_jax.config.choices import Optimizer, Schedule
+from dyhead_jax.config import OptimConfig
+from dyhead_jax.config.training_choices import Optimizer, Schedule
 from dyhead_jax.training.parameters import Parameters, Path
 
 
@@ -33,7 +33,7 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
     step 0 to 1 at step `warmup_steps`.
     """
-    choices.check("config.optim.schedule", optim.schedule, Schedule)
+    Schedule.parse("config.optim.schedule", optim.schedule)
     boundaries = [round(fraction * steps) for fraction in optim.milestones]
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
@@ -57,7 +57,7 @@ def make_optimizer(optim: OptimConfig, steps: int, parameters: Parameters) -> op
 
     In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the `multipliers`.
     """
-    choices.check("config.optim.name", optim.name, Optimizer)
+    Optimizer.parse("config.optim.name", optim.name)
     parts = []
     if optim.clip_norm > 0:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))

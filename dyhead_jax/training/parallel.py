@@ -17,8 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dyhead_jax.config import choices
-from dyhead_jax.config.choices import ParallelKind
+from dyhead_jax.config.training_choices import ParallelKind
 from dyhead_jax.training.steps import TrainStep
 from dyhead_jax.types import Detections
 
@@ -170,7 +169,7 @@ def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) 
 
     Raises ParallelError when the batch does not divide by devices and micro-batches, or the devices by `shard_state`.
     """
-    choices.check("config.run.parallel", kind, ParallelKind, ParallelError)
+    kind = ParallelKind.parse("config.run.parallel", kind)
     if kind == ParallelKind.SINGLE and jax.process_count() > 1:
         raise ParallelError(f"config.run.parallel is 'single', but there are {jax.process_count()} processes")
     if shard_state > 1 and (kind != ParallelKind.JIT or jax.device_count() % shard_state):

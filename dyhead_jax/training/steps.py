@@ -103,10 +103,10 @@ def make_train_step(
 
     parameters: of the model (`survey`). axis_name: the mapped axis over whose devices gradients and losses are
     averaged, the model's own `axis_name`; None where the step sees the whole batch. accumulate: micro-batches that the
-    (device's) batch is divided into, one forward and backward each. Losses are divided by what the whole batch counts, such as its positives: with more than
-    one micro-batch the step first asks the model for the normalizers of each (`count`) and gives their means to
-    `losses`, so that, statistics of batch norm apart, the update is that of the whole batch. ema: decay of the average,
-    with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
+    (device's) batch is divided into, one forward and backward each. Losses are divided by what the whole batch counts,
+    such as its positives: with more than one micro-batch the step first asks the model for the normalizers of each
+    (`count`) and gives their means to `losses`, so that, statistics of batch norm apart, the update is that of the
+    whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
     Metrics, scalars of float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
     grad_norm before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
     """
