@@ -42,7 +42,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from dyhead_jax import command, detectors, failure
-from dyhead_jax.config import Config, ConfigError, flags, to_json
+from dyhead_jax.config import Config, ConfigError, flags, to_json, unused
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, visualize
@@ -251,6 +251,8 @@ def describe(parameters: Parameters, devices: parallel.Parallel, config: Config)
     print(f"{sum(sizes.values()) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
     kind = jax.devices()[0].device_kind
     print(f"; {config.run.parallel} on {devices.device_count} x {kind}")
+    for line in unused(config.model.dyhead):
+        print(f"note: {line}")
     batch, rates = config.data.batch_size, config.optim
     for name, (rate, rule) in optim.multipliers(rates, parameters).items():
         if rate != 1:

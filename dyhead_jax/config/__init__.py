@@ -22,7 +22,7 @@ from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunCo
 from dyhead_jax.config.nodes import make_node
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 from dyhead_jax.config.serialization import from_json, load_file, to_json
-from dyhead_jax.config.validation import validate
+from dyhead_jax.config.validation import unused, validate
 
 __all__ = [
     "ATSSConfig",
@@ -50,5 +50,6 @@ __all__ = [
     "load_file",
     "make_node",
     "to_json",
+    "unused",
     "validate",
 ]

@@ -66,8 +66,8 @@ def validate(config: Config) -> None:
     for name, node in all_nodes(config):
         _check_node(name, node)
     _check_levels(config.model)
-    if isinstance(config.model.dyhead, DyHeadConfig):
-        _check_handed_down(config.model.dyhead)
+    if isinstance(config.model.dyhead, DyHeadConfig) and not config.model.dyhead.norm_scale > 0:
+        raise ConfigError(f"config.model.dyhead.norm_scale is {config.model.dyhead.norm_scale!r}; it must be above 0")
     to_json(config)
 
 
@@ -117,22 +117,21 @@ def _check_levels(model: ModelConfig) -> None:
         )
 
 
-def _check_handed_down(dyhead: DyHeadConfig) -> None:
-    """What was set for the attentions reaches at least one of them."""
-    if not dyhead.norm_scale > 0:
-        raise ConfigError(f"config.model.dyhead.norm_scale is {dyhead.norm_scale!r}; it must be above 0")
-    if dyhead.block != DyHeadConfig().block:
-        return  # another block hands down what it likes
-    defaults = DyHeadConfig()
-    parts = {name: nodes.target_of(getattr(dyhead, name)) for name in ("spatial", "scale", "task")}
-    if parts["spatial"] is None:
-        return  # plain convolutions in its place take some
-    for name in nodes.handed_down(DyHeadConfig, "spatial"):
-        if name == "dtype" or getattr(dyhead, name) == getattr(defaults, name):
-            continue
-        if not any(name in import_path.parameters(part) for part in parts.values() if part is not None):
-            known = ", ".join(f"{kind} {node.module}" for kind in parts if (node := getattr(dyhead, kind)))
-            raise ConfigError(f"config.model.dyhead.{name} is set, but no attention has a field {name!r} ({known})")
+def unused(dyhead: Any) -> list[str]:
+    """A line for each field that was set for the attentions and that none of them declares."""
+    if not isinstance(dyhead, DyHeadConfig) or not dyhead.num_blocks or dyhead.block != DyHeadConfig().block:
+        return []  # another block hands down what it likes
+    attentions = {name: getattr(dyhead, name) for name in ("spatial", "scale", "task")}
+    if attentions["spatial"].module == nodes.OFF:
+        return []  # the plain convolutions in its place take some
+    takes = [import_path.parameters(target) for node in attentions.values() if (target := nodes.target_of(node))]
+    return [
+        f"config.model.dyhead.{name}={getattr(dyhead, name)} has no effect: no attention has such a field"
+        for name in nodes.handed_down(DyHeadConfig, "spatial")
+        if name not in ("dtype", "features")
+        and getattr(dyhead, name) != getattr(DyHeadConfig(), name)
+        and not any(name in parameters for parameters in takes)
+    ]
 
 
 def _check_data(data: DataConfig) -> None:

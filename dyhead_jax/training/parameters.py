@@ -49,10 +49,12 @@ def survey(model: Any, init: Callable[[], Any]) -> Parameters:
 
     Raises ParameterError where a module declares a parameter that it does not have.
     """
-    declared: dict[str, dict[Path, str]] = defaultdict(dict)
+    declared: dict[str, dict[Path, str]] = defaultdict(dict)  # by kind and path, the class that declares
 
     def look(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
+        if not module.path and not isinstance(module, type(model)):
+            return call(*args, **kwargs)  # a module that is tried out on its own
         for kind in DECLARED:
             for name in getattr(module, kind, ()):
                 declared[kind][(*module.path, name)] = type(module).__name__
@@ -66,7 +68,8 @@ def survey(model: Any, init: Callable[[], Any]) -> Parameters:
 
     def below(kind: str) -> frozenset[Path]:
         for prefix, owner in declared[kind].items():
-            if not any(path[: len(prefix)] == prefix for path in paths):
+            of_module = {path for path in paths if path[: len(prefix) - 1] == prefix[:-1]}
+            if of_module and not any(path[: len(prefix)] == prefix for path in of_module):
                 raise ParameterError(f"{owner} declares {kind} {prefix[-1]!r}, but has none: {'/'.join(prefix)}")
         return frozenset(path for path in paths for n in range(len(path) + 1) if path[:n] in declared[kind])
 
