@@ -13,8 +13,7 @@ from pycocotools.coco import COCO
 
 from dyhead_jax import command, predict
 from dyhead_jax.config import DataConfig
-from dyhead_jax.evaluation import visualize
-from dyhead_jax.training import checkpoint
+from dyhead_jax.evaluation import trained_model, visualize
 from dyhead_jax.types import Detections
 from tests.data.folders import SHARED
 
@@ -53,7 +52,7 @@ def _model(monkeypatch):
         category_ids=(3, 90),
         step=1,
     )
-    monkeypatch.setattr(checkpoint, "load_for_inference", lambda workdir, step: loaded)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step: loaded)
 
 
 def run(monkeypatch, capsys, *arguments):

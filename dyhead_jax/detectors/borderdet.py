@@ -91,20 +91,20 @@ class BorderDet(PointDetector):
     def predict_from_towers(self, class_features: list[jax.Array], box_features: list[jax.Array]) -> Maps:
         """Of each level "class" logits (b, h, w, q), "box" distances in pixels (b, h, w, 4), "centerness" logits
         (b, h, w, 1), "border_class" logits (b, h, w, q) and "border_box" corrections (b, h, w, 4)."""
+        # the order counts: the gradient of a tower's result is a sum over what reads it, rounded in that order
         boxes = [
             nn.relu(widen(self.box_predictor(x)) * self.scales[level]) * self.strides[level]
             for level, x in enumerate(box_features)
         ]
-        cells = self.border_cells(self.coarse_boxes(boxes), boxes)
-        border_class_features = self.border_class(class_features, cells)
-        border_box_features = self.border_box(box_features, cells)
-        return {
+        maps = {
             "class": [widen(self.class_predictor(x)) for x in class_features],
             "box": boxes,
             "centerness": [widen(self.centerness_predictor(x)) for x in box_features],
-            "border_class": [widen(self.border_class_predictor(x)) for x in border_class_features],
-            "border_box": [widen(self.border_box_predictor(x)) for x in border_box_features],
         }
+        cells = self.border_cells(self.coarse_boxes(boxes), boxes)
+        maps["border_class"] = [widen(self.border_class_predictor(x)) for x in self.border_class(class_features, cells)]
+        maps["border_box"] = [widen(self.border_box_predictor(x)) for x in self.border_box(box_features, cells)]
+        return maps
 
     def coarse_boxes(self, distances: list[jax.Array]) -> list[jax.Array]:
         """(b, h * w, 4) of each level from its distances (b, h, w, 4): not clipped, without gradient."""
