@@ -232,13 +232,10 @@ def test_branches_leave_the_last_block(fork, scan, remat):
 @pytest.mark.parametrize("kind", ["ATSS", "FCOS", "RetinaNet"])
 def test_a_detector_trains_with_two_branches(fork, kind):
     head = {
-        "ATSS": config.ATSSConfig(anchor_scale=2.0),
-        "FCOS": config.FCOSConfig(),
-        "RetinaNet": config.RetinaNetConfig(),
+        "ATSS": configs.ATSSConfig(anchor_scale=2.0),
+        "FCOS": configs.FCOSConfig(towers=0, level_limits=(64.0,)),
+        "RetinaNet": configs.RetinaNetConfig(towers=0),
     }[kind]
-    head.towers = 0
-    if kind == "FCOS":
-        head.level_limits = (64.0,)
     changed = overridden(fork, "--config.model.dyhead.task=mine:TwoGates", "--config.model.dyhead.num_blocks=2")
     changed.model.head = head
     model = build(changed.model)
