@@ -1,6 +1,6 @@
 """How far a trained model's offsets reach, and so how many samples the "windows" form leaves over.
 
-    python benchmarks/offsets.py --workdir=runs/demo --out=benchmarks/results/offsets.md
+    python benchmarks/offsets.py --workdir=runs/demo --out=benchmarks/results/offsets_cpu.md
 
 That form of the deformable convolution reads the samples in the window around a tile of positions; positions with a
 sample beyond it are read again, in chunks of a 64th of all (`ops/deform_conv/leftover.py`). Counted on the images of

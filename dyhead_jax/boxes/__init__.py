@@ -1,0 +1,1 @@
+"""Boxes as numbers: geometry, anchors, assignment to ground truth, sampling, suppression, pooling. No parameters."""

@@ -1,0 +1,1 @@
+"""Data sets: sources and their splits, transforms, the schedule of batches, and the pipeline that loads them."""

@@ -94,7 +94,7 @@ def make_source(data: DataConfig, workdir: str | Path) -> Source:
     """The source that a config names; `data.root`, when set, replaces `data.source.root`.
 
     workdir: a source may keep what it prepares in the folder `data` below it.
-    Raises DataError when the source cannot take a root, SymbolError when its import path leads nowhere.
+    Raises DataError when the source cannot take a root, ConfigError when its import path leads nowhere.
     """
     node = data.source
     if data.root:

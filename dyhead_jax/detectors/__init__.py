@@ -1,7 +1,7 @@
 """One file a detector; `build` makes the one that a config names.
 
 What a new part of a detector has to offer. All parts are Linen modules, named in the config by import path. `build`
-gives each the fields of its config node and `dtype`; the backbone and the detector also get `axis_name`.
+gives each the options of its config node and, where it declares them, `dtype` and `axis_name`.
 
 Backbone: `__call__(x, train)` takes x (b, h, w, 3) and returns the maps [C2, C3, C4, C5], (b, h / s, w / s, c_s) with
     strides s = 4, 8, 16, 32, rounded up. train: batch norm uses the statistics of the batch.
@@ -11,7 +11,8 @@ DyHead: `__call__(pyramid)` returns a pyramid of the same heights and widths, in
     a keyword `valid` it gets the cells that lie on the image, (b, h_l, w_l) bool of each level. Fields `num_blocks` and
     `features` (its channels, if num_blocks is not 0).
 Each of the three may have `is_frozen(path)`: whether the parameter at `path`, the names below the module's own, never
-    trains. A part without that method has no frozen parameters.
+    trains. A part without that method has no frozen parameters. What else a module may declare of its parameters (that
+    they say where to sample, or are not decayed) is in `training.parameters`.
 Detector: a subclass of `detector.Detector` with `predict`, `targets`, `normalizers`, `loss_terms` and
     `detect_from_maps`. A one-stage detector is a subclass of `dense.DenseDetector`: its `setup` makes `class_tower` and
     `box_tower`, and `predict_from_towers` and `candidates` take the place of `predict` and `detect_from_maps`.
@@ -30,12 +31,12 @@ def build(model: ModelConfig, *, axis_name: str | None = None) -> Any:
 
     axis_name: the mapped axis (of `jax.pmap`) over which batch statistics and loss normalizers are averaged; None where
     one program sees the whole batch.
-    Raises SymbolError where an import path of the config does not exist.
+    Raises ConfigError where an import path of the config does not exist, or options do not fit.
     """
     dtype = jnp.dtype(model.dtype)
-    backbone = nodes.build(model.backbone, dtype=dtype, axis_name=axis_name)
-    neck = nodes.build(model.neck, dtype=dtype)
-    dyhead = nodes.build(model.dyhead, dtype=dtype)
+    backbone, neck, dyhead = (
+        nodes.build(node, dtype=dtype, axis_name=axis_name) for node in (model.backbone, model.neck, model.dyhead)
+    )
     return nodes.build(
         model.head,
         backbone=backbone,

@@ -1,0 +1,1 @@
+"""A trained model and its detections: average precision, tests at several scales, pictures."""

@@ -1,0 +1,1 @@
+"""Operations on arrays, each in the forms that CPUs, GPUs and TPUs run well; `backend` says which one is traced."""

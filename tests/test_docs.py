@@ -1,0 +1,25 @@
+"""Every path that the README, the docs, docstrings and comments name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = [p for d in ("dyhead_jax", "configs", "benchmarks") for p in sorted((ROOT / d).rglob("*.py"))]
+PATH = re.compile(r"(?<![\w/.-])(?:dyhead_jax|tests|configs|benchmarks|docs)/[\w/.-]*\w(?:/(?![\w*{<]))?")
+
+
+def missing(text: str) -> list[str]:
+    found = {match[0].rstrip("./") for match in PATH.finditer(text)}
+    return sorted(name for name in found if "FILE" not in name and not list(ROOT.glob(f"{name}*")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_a_page_exist(page):
+    assert missing(page.read_text()) == []
+
+
+def test_paths_in_the_code_exist():
+    assert {str(path.relative_to(ROOT)): gone for path in SOURCES if (gone := missing(path.read_text()))} == {}
