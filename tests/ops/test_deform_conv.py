@@ -156,8 +156,8 @@ def test_a_batch_of_two_equals_two_batches_of_one(implementation):
         both = run(v)
         assert both.dtype == jnp.float64
         for i in range(2):
-            one = {k: a[i : i + 1] if k in ("x", "offsets", "mask") else a for k, a in v.items()}
-            np.testing.assert_allclose(both[i : i + 1], run(one), rtol=0, atol=1e-13)
+            single = {k: a[i : i + 1] if k in ("x", "offsets", "mask") else a for k, a in v.items()}
+            np.testing.assert_allclose(both[i : i + 1], run(single), rtol=0, atol=1e-13)
 
 
 @EACH
