@@ -103,18 +103,18 @@ def test_remat_compiles_what_it_names(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
-    found = []
+    programs = []
 
     def compiled(name, step, *arguments):  # tracing says what was asked for; five compilations say no more
         text = str(jax.make_jaxpr(step)(*arguments))
-        found.append((text.count("length=3") > 0, text.count("remat2[") + text.count("checkpoint[")))
-        return timing.Program(name, lambda: None, 1.0, 0.0, 0.0, timing.MIB * 2.0 ** -len(found))
+        programs.append((text.count("length=3") > 0, text.count("remat2[") + text.count("checkpoint[")))
+        return timing.Program(name, lambda: None, 1.0, 0.0, 0.0, timing.MIB * 2.0 ** -len(programs))
 
     monkeypatch.setattr(timing, "compiled", compiled)
     blocks = ["--config.model.dyhead.num_blocks=3", "--out=table.md"]
     monkeypatch.setattr(sys, "argv", ["benchmark", "remat", "--config=tiny.py", *blocks])
     benchmark.main()
-    loops, regions = zip(*found, strict=True)
+    loops, regions = zip(*programs, strict=True)
     assert loops == (False, True, False, True, True)
     assert regions[:2] == (0, 0)
     assert regions[2] == 3 * regions[3] > 0

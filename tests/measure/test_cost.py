@@ -68,19 +68,19 @@ def atss(blocks: int, **head) -> ModelConfig:
 
 @pytest.mark.parametrize(("blocks", "billions"), [(1, 21.2), (2, 42.4), (4, 84.8), (6, 127.3), (8, 169.7), (10, 212.1)])
 def test_blocks_cost_what_the_reference_says(blocks, billions):
-    found = cost.measure(atss(blocks), (800, 1344))
-    assert found.parameters["dyhead"] == blocks * 1_917_276
-    assert found.multiply_adds["dyhead"] == pytest.approx(billions * 1e9, rel=0.01)
-    assert found.multiply_adds["neck"] > 0
+    counted = cost.measure(atss(blocks), (800, 1344))
+    assert counted.parameters["dyhead"] == blocks * 1_917_276
+    assert counted.multiply_adds["dyhead"] == pytest.approx(billions * 1e9, rel=0.01)
+    assert counted.multiply_adds["neck"] > 0
 
 
 def test_towers_cost_what_the_reference_says():
-    found = cost.measure(atss(0, towers=4, kernel=3), (800, 1344))
+    counted = cost.measure(atss(0, towers=4, kernel=3), (800, 1344))
     towers = ("class_tower", "box_tower")
-    assert sum(found.parameters[name] for name in towers) == 8 * (9 * 256 * 256 + 2 * 256)  # 4.7 M
-    assert sum(found.multiply_adds[name] for name in towers) == pytest.approx(105.7e9, rel=0.01)
-    assert found.parameters["dyhead"] == found.multiply_adds["dyhead"] == 0
-    assert set(found.multiply_adds) == set(found.parameters)  # nothing outside the modules
+    assert sum(counted.parameters[name] for name in towers) == 8 * (9 * 256 * 256 + 2 * 256)  # 4.7 M
+    assert sum(counted.multiply_adds[name] for name in towers) == pytest.approx(105.7e9, rel=0.01)
+    assert counted.parameters["dyhead"] == counted.multiply_adds["dyhead"] == 0
+    assert set(counted.multiply_adds) == set(counted.parameters)  # nothing outside the modules
 
 
 def test_switched_off_attentions_cost_less():

@@ -220,11 +220,11 @@ def test_a_training_step_for_four_chips(tmp_path, monkeypatch, capsys):
     arguments = "tpu-compile --config=tiny.py --topology=v5e:2x2 --images-per-chip 1 --json out.json"
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments.split(), "--config.optim.ema=0.9"])
     benchmark.main()
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert (found["chips"], found["batch"], found["implementation"]) == (4, 4, "auto")
-    assert found["collectives"].keys() == {"all-reduce"}
-    assert found["collectives"]["all-reduce"]["bytes"] > 1e5  # the gradients
-    assert 0 < found["hbm_bytes"] < found["hbm_of_a_chip_bytes"] == 16 * 2**30
+    numbers = json.loads((tmp_path / "out.json").read_text())
+    assert (numbers["chips"], numbers["batch"], numbers["implementation"]) == (4, 4, "auto")
+    assert numbers["collectives"].keys() == {"all-reduce"}
+    assert numbers["collectives"]["all-reduce"]["bytes"] > 1e5  # the gradients
+    assert 0 < numbers["hbm_bytes"] < numbers["hbm_of_a_chip_bytes"] == 16 * 2**30
     shown = capsys.readouterr().out
     assert "of 16 GiB (fits)" in shown
     assert "no collective other than all-reduce" in shown

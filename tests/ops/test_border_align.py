@@ -104,8 +104,8 @@ def test_devices_and_batches_agree():
     feature, boxes = inputs()
     loss = lambda f, b: jnp.sum(border_align(f, b, POOL) ** 2)  # noqa: E731
     whole = jax.jit(jax.grad(loss))(feature, boxes)
-    each = jax.pmap(jax.grad(loss))(feature[:, None], boxes[:, None])
-    np.testing.assert_allclose(whole, each[:, 0], rtol=1e-5, atol=1e-6)
+    mapped = jax.pmap(jax.grad(loss))(feature[:, None], boxes[:, None])
+    np.testing.assert_allclose(whole, mapped[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_wrong_shapes():

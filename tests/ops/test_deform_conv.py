@@ -156,8 +156,8 @@ def test_a_batch_of_two_equals_two_batches_of_one(implementation):
         both = run(v)
         assert both.dtype == jnp.float64
         for i in range(2):
-            one = {k: a[i : i + 1] if k in ("x", "offsets", "mask") else a for k, a in v.items()}
-            np.testing.assert_allclose(both[i : i + 1], run(one), rtol=0, atol=1e-13)
+            single = {k: a[i : i + 1] if k in ("x", "offsets", "mask") else a for k, a in v.items()}
+            np.testing.assert_allclose(both[i : i + 1], run(single), rtol=0, atol=1e-13)
 
 
 @EACH
@@ -263,48 +263,6 @@ def test_positions_in_pieces_change_nothing(masked, monkeypatch):
         assert more > loops
         for got, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
-
-
-def test_a_cpu_alone_cuts_positions():
-    size = 3 * dispatch.PIECE
-    with backend.tracing_for("cpu"):
-        assert dispatch.schedule("gather", size) == dispatch.Schedule("gather", pieces=3, store_products=True)
-        assert dispatch.schedule("dense", size).pieces == 1
-    for name in ("gpu", "tpu"):
-        with backend.tracing_for(name):
-            assert dispatch.schedule("gather", size) == dispatch.Schedule("gather", pieces=1, store_products=False)
-
-
-def operations(ambient, implementation, size):
-    """Which of some primitives are in forward + backward, traced for a backend, on a map of this size."""
-    v = inputs(*SETTINGS[0], h=size[0], w=size[1], b=1)
-    run = lambda v: jnp.sum(deform_conv(**v, padding=1, implementation=implementation))  # noqa: E731
-    with backend.tracing_for(ambient):
-        text = str(jax.make_jaxpr(jax.grad(run))(v))
-    return {name for name in ("gather", "while", "optimization_barrier") if re.search(rf"= {name}\b", text)}
-
-
-WINDOWS = {"gather", "while"}  # the loop over chunks of what lies beyond the windows
-
-
-@pytest.mark.parametrize("ambient", list(backend.Backend))
-@pytest.mark.parametrize(("form", "expected"), [("gather", {"gather"}), ("dense", set()), ("windows", WINDOWS)])
-def test_a_named_form_is_used_whatever_the_backend(form, expected, ambient):
-    stored = {"optimization_barrier"} if (form, ambient) == ("gather", "cpu") else set()
-    assert operations(ambient, form, (6, 7)) == expected | stored
-
-
-@pytest.mark.parametrize(
-    ("ambient", "small", "large"),
-    [
-        ("cpu", {"gather", "optimization_barrier"}, {"gather", "optimization_barrier"}),
-        ("gpu", {"gather"}, {"gather"}),
-        ("tpu", set(), WINDOWS),
-    ],
-)
-def test_the_form_of_each_backend(ambient, small, large):
-    assert operations(ambient, "auto", (25, 42)) == small
-    assert operations(ambient, "auto", (25, 43)) == large
 
 
 @EACH
