@@ -25,10 +25,10 @@ demo: install
 # The small committed set of golden files, unless the environment names another folder.
 test test-all: export DYHEAD_GOLDENS ?= $(CURDIR)/tests/goldens
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
 test-all: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The complete set: the folder that DYHEAD_GOLDENS names, else ../shared/goldens.
 goldens: install

@@ -59,7 +59,7 @@ def d01(tmp_path_factory):
 
 
 @needs_d01
-@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("image", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_pth_predicts_the_golden_boxes(d01, image, shell, tmp_path):
     case, model, _, path = d01
     height, width = (int(n) for n in case["in/img_shape"][image])
@@ -89,6 +89,7 @@ def test_a_pth_predicts_the_golden_boxes(d01, image, shell, tmp_path):
     np.testing.assert_allclose([r["score"] for r in found], case[f"det.{image}.scores"], atol=1e-4)
 
 
+@pytest.mark.long
 @needs_d01
 def test_there_and_back_to_the_bit(d01, shell, tmp_path):
     """.pth to a workdir, to .safetensors and .npz, and again: the arrays of the first file, all of them."""
@@ -142,6 +143,7 @@ def test_official_names_there_and_back(small, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.variables, small)
 
 
+@pytest.mark.long
 def test_a_backbone_leaves_the_rest_as_a_new_model_has_it(small, shell, tmp_path):
     inner = {name: tree["backbone"] for name, tree in small.items()}
     state = state_dict.save(layouts.BACKBONES["resnet"][1], inner) | {"fc.weight": np.zeros((10, 32), np.float32)}

@@ -95,7 +95,14 @@ def test_wrong_arguments_are_named(argument, message, config_file):
         ("c.optim.learnin_rate = 1", "line 4: OptimConfig has no field 'learnin_rate'; did you mean 'learning_rate'?"),
         ("c.run.steps = 0", "config.run.steps is 0; it must be above 0"),
         ("c.run.steps = 'x'", "a value has the wrong type"),
-        ("c.optim.name = 'adam'", "config.optim.name is 'adam'"),
+        ("c.optim.name = 'adam'", "config.optim.name is 'adam'; it may be 'sgd', 'adamw'"),
+        ("c.seed = -1", "config.seed is -1; it must be at least 0"),
+        ("c.data.workers = -1", "config.data.workers is -1; it must be at least 0"),
+        ("c.data.flip = 1.5", "config.data.flip is 1.5; it must be from 0 to 1"),
+        ("c.data.short_side = ()", "config.data.short_side is ()"),
+        ("c.model.head.giou_eps = 'add'", "config.model.head.giou_eps is 'add'; it may be 'floor', 'added'"),
+        ("c.model.neck.levels = 3; c.model.head = FCOSConfig()", "config.model.head.level_limits has 4 values"),
+        ("c.model.dyhead.task = 'none'; c.model.dyhead.task.reduction = 2", "'none' object has no attribute"),
         ("c.model.dyhead.spatial = 'dyhead_jax.dyhead.spatial:Spatal'", "has no 'Spatal'"),
         ("c =", "line 4: SyntaxError"),
         ("import absent_module", "line 4: ModuleNotFoundError"),
@@ -105,7 +112,8 @@ def test_wrong_arguments_are_named(argument, message, config_file):
 def test_wrong_config_files_are_named(text, message, tmp_path):
     path = tmp_path / "wrong.py"
     path.write_text(
-        f"from dyhead_jax.config import Config\ndef get_config():\n    c = Config()\n    {text}\n    return c\n"
+        "from dyhead_jax.config import Config, FCOSConfig\ndef get_config():\n    c = Config()\n"
+        f"    {text}\n    return c\n"
     )
     with pytest.raises(configs.ConfigError) as error:
         parse(f"--config={path}", f"--workdir={tmp_path / 'run'}")
@@ -146,7 +154,10 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
     workdir.check(tmp_path, config)
     workdir.claim(tmp_path, config)
     workdir.check(tmp_path, config)
-    free = dataclasses.replace(config, run=dataclasses.replace(config.run, log_every=7, parallel="jit"))
+    free = configs.from_json(configs.to_json(config))
+    free.run.log_every, free.run.parallel, free.run.shard_state = 7, "jit", 2  # checkpoints fit any devices
+    free.model.backbone.remat = free.model.dyhead.remat = True
+    free.model.dyhead.implementation = "gather"
     workdir.check(tmp_path, free)
     other = dataclasses.replace(
         config,
@@ -161,6 +172,21 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
     kind = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=configs.SwinConfig()))
     with pytest.raises(workdir.WorkdirError, match=r"config\.model\.backbone was a ResNetConfig, is a SwinConfig"):
         workdir.check(tmp_path, kind)
+
+
+def test_what_a_resumed_run_may_change_exists():
+    heads = (configs.ATSSConfig(), configs.RepPointsConfig())
+    for name in workdir.FREE:
+        found = []
+        for head in heads:
+            value = configs.Config(model=configs.ModelConfig(head=head))
+            try:
+                for part in name.split("."):
+                    value = getattr(value, part)
+            except AttributeError:
+                continue
+            found.append(value)
+        assert found, name
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -316,6 +342,7 @@ def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.long
 def test_a_loss_that_is_nan_stops_with_its_step(runs, whole, tmp_path):
     options = ["--config.optim.learning_rate=1e38", "--config.optim.clip_norm=0", "--config.model.dyhead.num_blocks=0"]
     code, _, error = runs.finish(tmp_path, *options)

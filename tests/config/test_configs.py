@@ -54,6 +54,7 @@ def once(keys: list[str]) -> list[str]:
 CONFIGS = {argument: flags.load_file(argument) for argument in ARGUMENTS}
 ALIKE = [f"{FOLDER / 'ablation.py'}:{on}" for on in SUBSETS[:-1]]  # tests/dyhead has their blocks
 ALIKE += [f"{FOLDER / 'depth.py'}:{blocks}" for blocks in GRIDS["depth"][2:]]  # more of the same
+DEEP = re.compile("x101|r101|swin_[sbl]")  # long to trace; what they are made of is in the others too
 MODELS = [a for a in once([repr(config.model) for config in CONFIGS.values()]) if a not in ALIKE]
 
 
@@ -117,7 +118,9 @@ def test_the_grids_mean_what_they_say():
         assert (model.dyhead.num_blocks, model.head.towers) == (int(blocks), 0 if int(blocks) else 4)
 
 
-@pytest.mark.parametrize("argument", MODELS, ids=name)
+@pytest.mark.parametrize(
+    "argument", [pytest.param(a, marks=pytest.mark.long if DEEP.search(a) else []) for a in MODELS], ids=name
+)
 def test_its_model_builds(argument):
     model = CONFIGS[argument].model
     variables = jax.eval_shape(lambda: steps.init_variables(build(model), jax.random.key(0), (64, 64)))
@@ -170,6 +173,7 @@ def reduced(config: schema.Config) -> schema.Config:
 
 REDUCED = {argument: reduced(config) for argument, config in CONFIGS.items()}
 STEPS = [a for a in once([repr(config) for config in REDUCED.values()]) if a not in ALIKE]
+SHORT = ("ablation", "retinanet_r50_1x", "faster_rcnn_r50_1x")  # the others are long
 
 
 def make_batch() -> Batch:
@@ -187,7 +191,9 @@ def make_batch() -> Batch:
     )
 
 
-@pytest.mark.parametrize("argument", STEPS, ids=name)
+@pytest.mark.parametrize(
+    "argument", [pytest.param(a, marks=[] if name(a) in SHORT else pytest.mark.long) for a in STEPS], ids=name
+)
 def test_it_takes_a_training_step(argument, monkeypatch):
     monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     monkeypatch.setitem(resnet.DEPTHS, 50, (True, (1, 1, 1, 1)))

@@ -72,8 +72,8 @@ def get_config(width="8"):
     [
         ["op", "--size", "5x6", "--channels", "4", "--implementation", "gather", "--implementation", "dense"],
         ["block", "--size", "32x40", "--levels", "2", "--channels", "16", "--forward", "--attention", "task=none"],
-        ["head", "--compare", "tiny.py", "tiny.py:16"],
-        ["train", "--config", "tiny.py"],
+        pytest.param(["head", "--compare", "tiny.py", "tiny.py:16"], marks=pytest.mark.long),
+        pytest.param(["train", "--config", "tiny.py"], marks=pytest.mark.long),
         ["infer", "--config=tiny.py", "--batch", "2", "--config.model.num_classes=4"],
     ],
     ids=lambda a: a[0],
@@ -99,6 +99,7 @@ def test_commands(arguments, tmp_path, monkeypatch, capsys):
         assert "tiny.py:16 forward / tiny.py forward: " in shown
 
 
+@pytest.mark.long
 def test_remat_compiles_what_it_names(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)

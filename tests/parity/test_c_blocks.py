@@ -82,7 +82,10 @@ def rounding(case) -> dict[str, float]:
     return own | {key: worst_weight for key in case.keys if key.startswith("grad/w/")}
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])  # "auto" last: it may be a program of theirs
+@pytest.mark.parametrize(
+    "implementation",  # "auto" last: it may be a program of theirs
+    [*(pytest.param(name, marks=pytest.mark.long) for name in IMPLEMENTATIONS), "auto"],
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_blocks(case, implementation):
     deep = build(case, implementation)[0].num_blocks > 2

@@ -217,6 +217,7 @@ def assert_same_run(folder: Path, one: Path) -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.long
 def test_two_processes_are_one_whatever_befalls_them(runs: Runs, one: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
 
@@ -253,6 +254,7 @@ def test_two_processes_are_one_whatever_befalls_them(runs: Runs, one: Path, tmp_
     assert_same_run(folder, one)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_fewer_and_more_devices(runs: Runs, one: Path, tmp_path: Path) -> None:
     saved = 0
     for devices, parallel, last in ((8, "jit", 4), (2, "pmap", 14)):

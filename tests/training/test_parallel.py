@@ -129,6 +129,7 @@ def assert_same_update(found, wanted, start):
         np.testing.assert_allclose(found[1][name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.long
 def test_the_update_of_a_whole_detector_is_that_of_one_device(atss):
     single = run_atss(atss, "single")
     for kind in ("pmap", "jit"):
@@ -137,6 +138,7 @@ def test_the_update_of_a_whole_detector_is_that_of_one_device(atss):
         assert max_relative_difference(found[0].batch_stats, single[0].batch_stats) < 1e-4
 
 
+@pytest.mark.long
 def test_micro_batches_of_a_whole_detector_are_the_whole_batch(atss):
     whole = run_atss(atss, "single", norm="eval")
     assert_same_update(run_atss(atss, "single", accumulate=4, norm="eval"), whole, atss[1]["params"])
