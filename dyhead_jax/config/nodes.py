@@ -108,7 +108,7 @@ def build(node: Any, **context: Any) -> Any:
     Raises ConfigError where the two do not fit.
     """
     options = {name: target_of(value) if is_node(value) else value for name, value in options_of(node).items()}
-    return import_path.call(import_path.load(node.module), context | options)
+    return import_path.call(partial(import_path.load(node.module), **options), context)
 
 
 def options_of(node: Any) -> dict[str, Any]:
