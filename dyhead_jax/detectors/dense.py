@@ -38,11 +38,11 @@ class DenseDetector(Detector):
 
     def predict_from_towers(self, class_features: list[jax.Array], box_features: list[jax.Array]) -> Maps:
         """`predict` from the towers' results, (b, h_l, w_l, c) of each level."""
-        raise NotImplementedError(f"{type(self).__name__} does not define predict_from_towers")
+        raise TypeError(f"{type(self).__name__} does not define predict_from_towers")
 
     def candidates(self, maps: Maps) -> list[postprocess.LevelScores]:
         """The boxes of each level, with their scores."""
-        raise NotImplementedError(f"{type(self).__name__} does not define candidates")
+        raise TypeError(f"{type(self).__name__} does not define candidates")
 
     def detect_from_maps(self, maps: Maps, sizes: jax.Array) -> Detections:
         """`detect` from the raw predictions; sizes: (b, 2)."""

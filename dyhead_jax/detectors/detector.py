@@ -91,23 +91,23 @@ class Detector(nn.Module):
 
     def predict(self, pyramid: list[Level]) -> Maps:
         """The raw predictions, float32 or wider, of each level, by name. pyramid: what DyHead returns."""
-        raise NotImplementedError(f"{type(self).__name__} does not define predict")
+        raise TypeError(f"{type(self).__name__} does not define predict")
 
     def targets(self, maps: Maps, ground_truth: GroundTruth) -> Any:
         """What the predictions should have been: whatever `normalizers` and `loss_terms` of this detector need."""
-        raise NotImplementedError(f"{type(self).__name__} does not define targets")
+        raise TypeError(f"{type(self).__name__} does not define targets")
 
     def normalizers(self, targets: Any) -> dict[str, jax.Array]:
         """Scalars by name: this device's share of what the batch's losses are divided by, such as its positives."""
-        raise NotImplementedError(f"{type(self).__name__} does not define normalizers")
+        raise TypeError(f"{type(self).__name__} does not define normalizers")
 
     def loss_terms(self, maps: Maps, targets: Any, normalizers: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The terms of `losses`. normalizers: those of `normalizers`, averaged over devices and parts of the batch."""
-        raise NotImplementedError(f"{type(self).__name__} does not define loss_terms")
+        raise TypeError(f"{type(self).__name__} does not define loss_terms")
 
     def detect_from_maps(self, maps: Maps, sizes: jax.Array) -> Detections:
         """`detect` from the maps that `features` returns; sizes: (b, 2)."""
-        raise NotImplementedError(f"{type(self).__name__} does not define detect_from_maps")
+        raise TypeError(f"{type(self).__name__} does not define detect_from_maps")
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False) -> Maps:
         """Every intermediate pyramid by name, NHWC, fine to coarse: "backbone" (C2 to C5), "neck", "dyhead", and the
