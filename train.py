@@ -2,33 +2,33 @@
 
     python train.py --config=configs/demo_shapes.py --workdir=runs/demo
     python train.py --config=configs/demo_shapes.py --workdir=runs/short --config.run.steps=100
-    python train.py --config=configs/demo_shapes.py --help       every option, its value and what it is for
+    python train.py --config=configs/demo_shapes.py --help       all options with value and explanation
 
-On several hosts the same command runs on each, with a --workdir that all of them see:
-    python train.py ... --distributed=auto                       TPU pods, Slurm: the environment says the rest
+On several hosts, run the same command on each, with a shared --workdir:
+    python train.py ... --distributed=auto                       TPU pods, Slurm: the rest is in the environment
     python train.py ... --coordinator=HOST:PORT --num_processes=4 --process_id=0       HOST is that of process 0
-config.data.batch_size counts the images of all hosts together.
+config.data.batch_size counts the images of all hosts.
 
-Killed or stopped, the same command goes on from the last checkpoint as if nothing had happened; of a finished run it
-prints the result again. A folder whose run had another config is refused.
+After a kill or stop, the same command resumes from the last checkpoint as if nothing had happened; for a finished run
+it prints the result again. A folder that belongs to a run with another config is refused.
 
-The folder then has
+The folder then holds
     config.json       the whole config
-    metrics.jsonl     one JSON object a line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
-                      train/images_per_second, train/input_wait (the fraction of the time in which devices had nothing
-                      to do because process 0 loaded; an upper bound), eval/AP, eval/AP50, ...
+    metrics.jsonl     one JSON object per line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
+                      train/images_per_second, train/input_wait (the fraction of the time in which the devices were
+                      idle because process 0 was loading; an upper bound), eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
-    failures/         of a step whose loss was not finite, all that python -m dyhead_jax.failure needs to run it again
+    failures/         all that python -m dyhead_jax.failure needs to rerun a step whose loss was not finite
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
 The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
-any host) after the step or the evaluation under way was saved (in the first seconds, while there is nothing to save,
-SIGTERM ends it at once); 1 an error, or the end of another process; 2 a wrong command line.
+any host) after saving the current step or evaluation (SIGTERM in the first seconds, with nothing to save yet, ends the
+process at once); 1 an error, or another process ended; 2 a wrong command line.
 """
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about each program from its own cache on a CPU
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on a CPU, XLA warns about each program from its cache
 
 import hashlib
 import math
@@ -57,18 +57,18 @@ from dyhead_jax.weights import pretrained
 
 
 class TrainError(ValueError):
-    """Training that cannot go on; the message names the step."""
+    """Training cannot continue; the message names the step."""
 
 
 def train(config: Config, folder: Path) -> None:
-    """The whole run, from wherever the folder's last checkpoint is."""
+    """The whole run, starting from the last checkpoint in the folder if there is one."""
     workdir.check(folder, config)
     run, total = config.run, config.run.steps
     first = distributed.is_first()
     distributed.check_same("the config", hashlib.sha256(to_json(config).encode()).digest())
     line = finished(folder, total)
-    if distributed.agreed(line is not None):
-        print(f"{folder} is finished; a longer run, or another one, takes another --workdir\n{line}")
+    if distributed.broadcast(line is not None):
+        print(f"{folder} is finished; choose another --workdir for a longer or a different run\n{line}")
         return
     stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
@@ -79,11 +79,11 @@ def train(config: Config, folder: Path) -> None:
         if first:
             workdir.claim(folder, config)
         elif not (folder / "config.json").exists():
-            raise workdir.WorkdirError(f"{folder} of process 0 is not seen by the others; give one that is shared")
+            raise workdir.WorkdirError(f"{folder} of process 0 is not visible to the others; give a shared folder")
 
     model = detectors.build(config.model, axis_name=devices.axis_name)
     rates = optim.scaled(config.optim, config.data.batch_size)
-    single = detectors.build(config.model)  # sees one device: for the first weights, and for evaluation
+    single = detectors.build(config.model)  # for one device: initial weights and evaluation
     parameters = steps.survey(single, config.data.canvases[0])
     optimizer = optim.make_optimizer(rates, total, parameters)
     train_step = devices.train_step(
@@ -102,7 +102,7 @@ def train(config: Config, folder: Path) -> None:
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
-        latest = checkpoints.latest()  # 0 is what `dyhead_jax.convert` wrote
+        latest = checkpoints.latest()  # step 0 is written by `dyhead_jax.convert`
         start = latest or 0
         batches = pipeline.train_batches(
             train_split,
@@ -121,7 +121,7 @@ def train(config: Config, folder: Path) -> None:
             state = steps.jit_once(initial)(first_variables(config, single, parameters.shapes))
         describe(parameters, devices, config)
         state = devices.replicate(state)
-        metrics = None  # process 0 alone has them
+        metrics = None  # only on process 0
         if first:
             metrics = Metrics(folder / "metrics.jsonl", resume_step=start, tensorboard=run.tensorboard)
             stack.enter_context(metrics)
@@ -129,44 +129,44 @@ def train(config: Config, folder: Path) -> None:
             total,
             images_per_step=config.data.batch_size,
             start=start,
-            every=run.log_every,
+            log_every=run.log_every,
             terminal=None if first else False,
         )
         stack.enter_context(progress)
 
         def settle(step: int, values: Any, loaded: pipeline.Loaded) -> None:
-            """Looks at the metrics of a step; the next one is on the devices already, so that they need not wait."""
-            found = {f"train/{name}": float(value) for name, value in devices.unreplicate(values).items()}
+            """Checks and logs the metrics of a step. The next one is already running, so devices do not wait."""
+            scalars = {f"train/{name}": float(value) for name, value in devices.unreplicate(values).items()}
             for name in ("loss", "grad_norm"):
-                if not math.isfinite(found[f"train/{name}"]):
+                if not math.isfinite(scalars[f"train/{name}"]):
                     dump = folder / "failures" / f"step_{step}"
                     meta = make_meta(config, train_split.class_names, train_split.category_ids)
                     before = devices.unreplicate(state).before_failure()
                     failure.save(dump, before, meta, loaded.batch, loaded.image_ids)
                     ids = ", ".join(map(str, batches.image_ids(step - 1)))
                     raise TrainError(
-                        f"the {name} is {found[f'train/{name}']} at step {step}; no checkpoint of it was saved;"
+                        f"the {name} is {scalars[f'train/{name}']} at step {step}; no checkpoint of it was saved;"
                         f" python -m dyhead_jax.failure {dump} runs it again; images {ids}"
                     )
-            progress.update(step, found["train/loss"])
+            progress.update(step, scalars["train/loss"])
             if metrics is not None and (step % run.log_every == 0 or step == total):
-                metrics.write(step, found | {f"train/{name}": value for name, value in progress.speed().items()})
+                metrics.write(step, scalars | {f"train/{name}": value for name, value in progress.speed().items()})
 
         def evaluate_now(step: int) -> dict[str, float]:
-            """AP on the held-out images: into metrics.jsonl, onto the screen, and into the figures."""
+            """AP on the held-out images; also written to metrics.jsonl and standard output, with figures."""
             variables = parallel.local_variables(devices.unreplicate(state.variables()))
-            found, results = evaluate_split(
+            scores, results = evaluate_split(
                 partial(detect, variables),
                 val_split,
                 config.data,
-                evaluation=config.evaluation if step == total else None,  # several scales take their time
+                evaluation=config.evaluation if step == total else None,  # several scales are slow
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
-            found = {key: found[key] for key in average_precision.KEYS}
+            scores = {key: scores[key] for key in average_precision.KEYS}
             if metrics is None:
-                return found
-            metrics.write(step, {f"eval/{key}": value for key, value in found.items()})
+                return scores
+            metrics.write(step, {f"eval/{key}": value for key, value in scores.items()})
             figures = folder / "figures"
             figures.mkdir(exist_ok=True)
             curves(metrics.rows, figures / "curves.png")
@@ -174,15 +174,15 @@ def train(config: Config, folder: Path) -> None:
                 visualize.save(
                     visualize.held_out(val_split, results, count=run.figure_images), figures / "held_out.png"
                 )
-            print(f"step {step}: {average_precision.ap_line(found)}", flush=True)
-            return found
+            print(f"step {step}: {average_precision.ap_line(scores)}", flush=True)
+            return scores
 
         def evaluation_due(step: int) -> bool:
             return step == total or is_due(step, run.eval_every)
 
         evaluated = metrics is not None and metrics.has(start, "eval/AP")
-        if start and evaluation_due(start) and not distributed.agreed(evaluated):
-            evaluate_now(start)  # its line was removed, or the config did not ask for it before
+        if start and evaluation_due(start) and not distributed.broadcast(evaluated):
+            evaluate_now(start)  # its line was lost, or eval_every was changed
         step, pending = start, None
         ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0].batch), *item))
         profile = stack.enter_context(Profile(folder / "profile", run.profile_steps if first else ()))
@@ -201,7 +201,7 @@ def train(config: Config, folder: Path) -> None:
                 settle(*pending)
                 pending = None
                 with progress.paused():
-                    # Lines are written before their step's checkpoint counts: no kill loses or doubles one.
+                    # Metrics are written before the checkpoint of their step: no kill loses or repeats a line.
                     evaluation = evaluate_now(step) if evaluation_due(step) else None
                     meta = make_meta(config, train_split.class_names, train_split.category_ids, evaluation)
                     checkpoints.save(devices.unreplicate(state), meta, data_state=position)
@@ -213,7 +213,7 @@ def train(config: Config, folder: Path) -> None:
 
 
 def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
-    """The training and the held-out split, with a line for everything left out of them."""
+    """The training and the held-out split; prints a line for everything that is left out of them."""
     source = make_source(config.data, folder)
     train_split, val_split = source.split("train"), source.split("val")
     names = train_split.class_names
@@ -233,7 +233,7 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
 
 
 def first_variables(config: Config, model: Any, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Random weights from the seed, but for the backbone that config.model.pretrained names. shapes: of them all."""
+    """Random weights from the seed, with the backbone of config.model.pretrained if set. shapes: of all variables."""
     random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
     given = {}
     if config.model.pretrained:
@@ -244,7 +244,7 @@ def first_variables(config: Config, model: Any, shapes: dict[str, Any]) -> dict[
 
 
 def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
-    """Prints how many parameters there are, what each multiplier of the learning rate reaches, and the batch."""
+    """Prints the number of parameters, the reach of each learning-rate multiplier, and the batch size per device."""
     leaves: dict[Any, Any] = flatten_dict(parameters.shapes["params"])  # type: ignore[assignment]
     sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
     frozen = sum(size for path, size in sizes.items() if parameters.is_frozen(path))
@@ -261,31 +261,31 @@ def describe(parameters: Parameters, devices: parallel.Parallel, config: Config)
     micro = f" in {rates.accumulate} micro-batches" if rates.accumulate > 1 else ""
     rate = optim.scaled(rates, batch).learning_rate
     scale = f" ({rates.learning_rate:g} x {batch} / {rates.base_batch_size})" if rates.base_batch_size else ""
-    each = batch // devices.device_count
+    images = batch // devices.device_count
     print(
-        f"batch {batch} = {devices.device_count} devices x {each} images{micro}; learning rate {rate:g}{scale}",
+        f"batch {batch} = {devices.device_count} devices x {images} images{micro}; learning rate {rate:g}{scale}",
         flush=True,
     )
 
 
 def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any]]:
-    """Each batch with the iterator's state after it: the iterator itself has read ahead when a checkpoint is saved."""
+    """Each batch with the iterator state after it; by the time of a checkpoint the iterator itself has read ahead."""
     for loaded in batches:
         yield loaded, batches.get_state()  # type: ignore[attr-defined]
 
 
 def is_running(results: Any) -> bool:
-    """Whether devices still compute an array of the tree `results`."""
+    """Whether the devices are still computing any array in the tree `results`."""
     arrays: list[Any] = [leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)]
     return not all(array.is_ready() for array in arrays)
 
 
-def is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
 def finished(folder: Path, total: int) -> str | None:
-    """The last line of a run that has done and saved all its steps, or None."""
+    """The last line of a run whose steps are all done and saved, or None."""
     if not (folder / "checkpoints" / str(total)).is_dir():
         return None
     for row in read_metrics(folder / "metrics.jsonl"):
@@ -295,7 +295,7 @@ def finished(folder: Path, total: int) -> str | None:
 
 
 def use_compilation_cache(config: Config, folder: Path) -> None:
-    """Programs compiled by an earlier start of this run are not compiled again."""
+    """Keeps compiled programs in a folder, so that a resumed run does not compile them again."""
     choice = config.run.compilation_cache
     if choice != "off":
         jax.config.update("jax_compilation_cache_dir", choice or str((folder / ".cache").resolve()))
@@ -307,9 +307,9 @@ def main() -> None:
     parsed = flags.parse(parser)
     if parsed is not None:
         config, options = parsed
-        with distributed.together(distributed.hosts(options)):
+        with distributed.initialized(distributed.hosts(options)):
             train(config, options.workdir)
 
 
-if __name__ == "__main__":  # loader processes import this file
+if __name__ == "__main__":  # loader processes import this file too
     command.run(main)

@@ -1,7 +1,7 @@
-"""The shell around every command: exit codes, one-line errors, `--debug`.
+"""What all commands share: exit codes, one-line errors, `--debug`.
 
-Exit code 0 is success, 1 an error, 2 wrong usage, 130 Ctrl-C. An error is one line `error: ...` on standard error that
-names the file, key or shape at fault; `--debug` shows the traceback in its place.
+Exit code 0 is success, 1 an error, 2 wrong usage, 130 Ctrl-C. An error is printed to standard error as one line
+`error: ...` that names the file, key or shape at fault; `--debug` shows the traceback instead.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 class UsageError(ValueError):
-    """Arguments that make no command; ends with exit code 2."""
+    """Wrong command-line arguments; ends with exit code 2."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,25 +22,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(prog: str, description: str, examples: str = "", add_help: bool = True) -> argparse.ArgumentParser:
-    """An argument parser whose `--help` keeps the line breaks of its texts, whose errors are UsageErrors, and which
-    knows `--debug`."""
+    """An argument parser with `--debug`. `--help` keeps the line breaks of its texts; errors are UsageErrors."""
     result = _Parser(
         prog=prog,
         description=description,
         epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=add_help,
-        allow_abbrev=False,  # an option added later must not change what a script means
+        allow_abbrev=False,  # a new option must not change the meaning of an abbreviated one
     )
-    result.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    result.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return result
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of a command line; `overrides` among them are its `--config.<name>=<value>`, in this form.
+    """Parses a command line. The arguments `--config.<name>=<value>` go, in this form, into the option `overrides`.
 
-    arguments: without the program's name; None takes the process's own. A parser for commands without a config refuses
-    them by `no_overrides`. Raises UsageError for what is no option.
+    arguments: without the program's name; None: those of the process. Commands without a config reject overrides by
+    `no_overrides`. Raises UsageError for an unknown option.
     """
     plain, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(plain)
@@ -51,8 +50,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments without `--config.<name>`, and these: `--config.a=v`, `--config.a v` and, of a switch, `--config.a` and
-    `--noconfig.a`."""
+    """Splits arguments into those without `--config.<name>` and those with: `--config.a=v`, `--config.a v` and, for a
+    boolean, `--config.a` and `--noconfig.a`."""
     plain, overrides, i = [], [], 0
     while i < len(arguments):
         argument = arguments[i]
@@ -69,24 +68,24 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def no_overrides(options: argparse.Namespace) -> None:
-    """Raises UsageError for a `--config.<name>` where a command has no config."""
+    """Raises UsageError for any `--config.<name>`: for commands without a config."""
     if options.overrides:
         raise UsageError(f"{options.overrides[0]!r} is not an option (--help lists them)")
 
 
 def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = ()) -> NoReturn:
-    """Calls `main`, which returns its exit code (None is 0), and ends the process.
+    """Calls `main`, which returns the exit code (None is 0), and ends the process.
 
-    ValueError (the base of this package's errors), OSError and ImportError become one line and exit code 1, UsageError
-    and the types in `usage` exit code 2. Anything else is a bug and keeps its traceback. `--debug` among the arguments
-    lets every error through.
+    ValueError (the base of this package's errors), OSError and ImportError become one line and exit code 1; UsageError
+    and the types in `usage` become one line and exit code 2. Any other error is a bug and keeps its traceback. With
+    `--debug` every error keeps it.
     """
     debug = "--debug" in sys.argv[1:]
     try:
         code = main() or 0
-        sys.stdout.flush()  # a reader that has gone away is noticed here, not in the interpreter's exit
+        sys.stdout.flush()  # detects a closed pipe here instead of at interpreter exit
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit cannot fail
         code = 1
     except KeyboardInterrupt:
         if debug:
@@ -102,7 +101,7 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line: of an OSError the file and the reason, of others all lines joined."""
+    """The message of an error on one line: file and reason of an OSError, for others all lines joined."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

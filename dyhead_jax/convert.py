@@ -1,4 +1,4 @@
-"""Weights of PyTorch detectors and backbones into a workdir for train.py, evaluate and predict, and back.
+"""Converts weights of PyTorch detectors and backbones to a workdir for train.py, evaluate and predict, and back.
 
 python -m dyhead_jax.convert --help
 """
@@ -16,22 +16,21 @@ from dyhead_jax import command, detectors
 from dyhead_jax.config import Config, flags
 from dyhead_jax.data import coco_json
 from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import optim, steps
-from dyhead_jax.training import workdir as workdirs
+from dyhead_jax.training import optim, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.weights import files, layouts, provenance, state_dict
 from dyhead_jax.weights.pretrained import below
 
 DESCRIPTION = """\
-Turns weights of PyTorch into the workdir of a run at step 0, which evaluate, predict and train.py take, and back.
+Converts PyTorch weights to the workdir of a run at step 0, for evaluate, predict and train.py, and back.
 
-FILE is a .safetensors (preferred: nothing in it can be run), .pth, .pt, .pkl or .npz; pickles are read without running
-anything, and one that asks for more than arrays is refused. Its names decide what it is:
+FILE is a .safetensors (preferred: it contains no code), .pth, .pt, .pkl or .npz; pickles are read without running
+code, and one that needs more than arrays is refused. The names in it tell its layout:
   whole detectors    of mmdetection 2 and 3 (layout mmdet), of DynamicHead and detectron2 (layout official)
   backbones alone    ResNet, ResNeXt, Swin of torchvision, timm, mmdetection, detectron2, MSRA's R-50.pkl and R-101.pkl;
                      neck, DyHead and head then keep their initialisation
-Every parameter of both sides is accounted for, and printed; what does not fit is an error, and then nothing is written.
-train.py with the same --config and --workdir starts from these weights with a fresh optimiser."""
+Every parameter of both sides is accounted for in the output; if anything does not fit, that is an error and nothing is
+written. train.py with the same --config and --workdir starts from these weights with a fresh optimiser."""
 
 EXAMPLES = """\
   python -m dyhead_jax.convert atss_r50.pth --config=configs/FILE.py --workdir=runs/converted
@@ -40,13 +39,13 @@ EXAMPLES = """\
 
 
 class ConvertError(ValueError):
-    """Weights that do not fit, or a folder in use; the message names the file or folder."""
+    """Weights do not fit, or a folder is in use; the message names the file or folder."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """variables: of the whole detector, host arrays. match: of what the file is for, below `part` of the detector
-    ("backbone", or "" for all). outside: names of the file that were left out as not of that part."""
+    """variables: of the whole detector, host arrays. part: what was converted, "backbone" or "" for all.
+    match: for that part. outside: names in the file that do not belong to the part and were left out."""
 
     variables: dict[str, Any]
     match: state_dict.Match
@@ -58,10 +57,10 @@ class Conversion:
 def convert(
     config: Config, arrays: Mapping[str, np.ndarray], layout: str = "", *, backbone_only: bool = False
 ) -> Conversion:
-    """The variables of the detector that a config describes, from the names and arrays of a PyTorch checkpoint.
+    """The variables of the config's detector, taken from the arrays of a PyTorch checkpoint by name.
 
-    layout: one of `layouts.ALL`; "" finds it. Parameters without counterpart in the file (all but the backbone's where
-    the file is a backbone) are those of a new model with config.seed; without such nothing is initialised.
+    layout: one of `layouts.ALL`; "" detects it. Parameters that the file lacks (for a backbone file, all outside the
+    backbone) are initialised as in a new model with config.seed; if there are none, nothing is initialised.
     Raises LayoutError and NamesError.
     """
     model = detectors.build(config.model)
@@ -72,20 +71,20 @@ def convert(
     shapes = jax.eval_shape(first)
     layout = layout or layouts.detect(arrays)
     if layout in layouts.WHOLE and not backbone_only:
-        found = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
-        return Conversion(_complete(found.variables, first), found, layout, "", ())
+        match = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
+        return Conversion(_complete(match.variables, first), match, layout, "", ())
     backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
-    here = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
-    found = state_dict.match(backbone.table, below(arrays, backbone.prefix), here)
+    wanted = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
+    match = state_dict.match(backbone.table, below(arrays, backbone.prefix), wanted)
     filled = {
-        name: {**tree, "backbone": found.variables[name]} if name in here else tree for name, tree in shapes.items()
+        name: {**tree, "backbone": match.variables[name]} if name in wanted else tree for name, tree in shapes.items()
     }
     outside = tuple(name for name in arrays if not name.startswith(backbone.prefix))
-    return Conversion(_complete(filled, first), found, backbone.layout, "backbone", outside)
+    return Conversion(_complete(filled, first), match, backbone.layout, "backbone", outside)
 
 
 def _complete(variables: dict[str, Any], first: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """`variables`, those that are only shapes taken from `first()`, of which nothing else is computed."""
+    """`variables`, with leaves that are only shapes taken from `first()`; nothing else of it is computed."""
     leaves, structure = jax.tree.flatten(variables)
     lacking = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     if lacking:
@@ -96,35 +95,33 @@ def _complete(variables: dict[str, Any], first: Callable[[], dict[str, Any]]) ->
 
 
 def report(conversion: Conversion, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """What was matched, and what was left over on either side and why; one line for each kind of it."""
-    found = conversion.match
+    """What was matched, and what was left over on either side and why, one line for each kind."""
+    match = conversion.match
     counts = {
-        collection: sum(leaf.size for leaf in jax.tree.leaves(tree)) for collection, tree in found.variables.items()
+        collection: sum(leaf.size for leaf in jax.tree.leaves(tree)) for collection, tree in match.variables.items()
     }
-    kept = sum(int(np.prod(leaf.shape)) for leaf in _leaves(found.variables, found.kept))
+    kept = sum(int(np.prod(leaf.shape)) for leaf in _leaves(match.variables, match.kept))
     lines = [
         f"layout {conversion.layout}, {len(arrays)} arrays",
-        f"matched: {len(found.names)} arrays, {counts['params'] - kept:,} parameters"
+        f"matched: {len(match.names)} arrays, {counts['params'] - kept:,} parameters"
         + (f" and {counts['batch_stats']:,} batch statistics" if counts.get("batch_stats") else ""),
     ]
-    for reason, number in Counter(found.left.values()).items():
-        first = next(name for name, why in found.left.items() if why == reason)
+    for reason, number in Counter(match.left.values()).items():
+        first = next(name for name, why in match.left.items() if why == reason)
         lines.append(f"left in the file: {number} arrays like {first}: {reason}")
     if conversion.outside:
         lines.append(
             f"left in the file: {len(conversion.outside)} arrays like {conversion.outside[0]}: not the backbone"
         )
-    if found.constant:
-        lines.append(
-            f"not in the file: {len(found.constant)} batch statistics, which its format has folded into its norms"
-        )
-    if found.kept:
-        lines.append(f"not in the file: {kept:,} parameters of {', '.join(found.kept)}: they start as in a new model")
+    if match.constant:
+        lines.append(f"not in the file: {len(match.constant)} batch statistics, which its format folds into the norms")
+    if match.kept:
+        lines.append(f"not in the file: {kept:,} parameters of {', '.join(match.kept)}: they start as in a new model")
     if conversion.part:
         others = {name: tree for name, tree in conversion.variables["params"].items() if name != conversion.part}
         rest = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(others))
         lines.append(f"not in the file: {rest:,} parameters of {', '.join(others)}: they start as in a new model")
-    elif not found.kept:
+    elif not match.kept:
         lines.append("left in the model: nothing")
     return lines
 
@@ -137,7 +134,7 @@ def _leaves(tree: Any, paths: tuple[str, ...]) -> list[Any]:
 def write_workdir(
     folder: Path, config: Config, variables: Mapping[str, Any], names: tuple[str, ...], ids: tuple[int, ...]
 ) -> None:
-    """Writes the checkpoint of step 0, with a fresh optimiser, and config.json last: a folder without it is no run."""
+    """Writes a checkpoint of step 0 with a fresh optimiser, and config.json last: only that makes the folder a run."""
     model = detectors.build(config.model)
     parameters = steps.survey(model, config.data.canvases[0])
     optimizer = optim.make_optimizer(config.optim, config.run.steps, parameters)
@@ -146,18 +143,18 @@ def write_workdir(
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state, make_meta(config, names, ids))
         checkpoints.wait()
-    workdirs.claim(folder, config)
+    workdir.claim(folder, config)
 
 
 def check_unused(folder: Path) -> None:
-    """Raises ConvertError for a folder that belongs to a run."""
+    """Raises ConvertError if the folder belongs to a run."""
     taken = [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]
     if taken:
-        raise ConvertError(f"{folder} has {taken[0]} already; it is not written over: choose another --workdir")
+        raise ConvertError(f"{folder} already has {taken[0]}, which is not overwritten; choose another --workdir")
 
 
 def to_torch(folder: Path, step: int | None, layout: str, out: Path) -> str:
-    """Writes a run's weights (the averaged ones where it has them) under PyTorch names; returns what to tell of it."""
+    """Writes a run's weights (averaged, if it has them) under PyTorch names; returns a line that describes the file."""
     files.check_writable(out)
     loaded = load_for_inference(folder, step)
     table = layouts.detector(loaded.config.model, layout)
@@ -179,16 +176,16 @@ def _hint(config: Config, layout: str) -> str:
 
 def _from_torch(options: Any, config: Config, folder: Path) -> None:
     check_unused(folder)
-    of_file = None
+    categories = None
     if options.categories is not None:
         index = coco_json.load(options.categories, limit=1)
-        of_file = list(zip(index.class_names, index.category_ids, strict=True))
+        categories = list(zip(index.class_names, index.category_ids, strict=True))
     arrays, meta = files.read(options.file, options.key)
     layout = options.layout
     try:
         layout = layout or layouts.detect(arrays)
         conversion = convert(config, arrays, layout, backbone_only=options.backbone_only)
-        names, ids, origin = provenance.categories(provenance.class_names(meta), config.model.num_classes, of_file)
+        names, ids, origin = provenance.categories(provenance.class_names(meta), config.model.num_classes, categories)
     except ValueError as error:
         raise ConvertError(f"{options.file}: {error}{_hint(config, layout)}") from error
     lines = report(conversion, arrays)
@@ -213,23 +210,23 @@ def _main() -> None:
         "--config", help="config file of the detector; --config.<name>=<value> changes it, as in train.py"
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="folder to make, or with --to-torch the run to take"
+        "--workdir", type=Path, required=True, help="folder to create; with --to-torch the folder of the run"
     )
-    parser.add_argument("--layout", default="", choices=layouts.ALL, help="of the names (default: found from them)")
+    parser.add_argument("--layout", default="", choices=layouts.ALL, help="layout of the names (default: detected)")
     parser.add_argument("--backbone-only", action="store_true", help="take only the backbone of a whole detector")
     parser.add_argument("--key", default="", help="entry of FILE with the weights (default: state_dict or model)")
-    parser.add_argument("--categories", type=Path, help="COCO instances JSON whose category ids the classes have")
-    parser.add_argument("--list", action="store_true", help="also print every name and where it went")
+    parser.add_argument("--categories", type=Path, help="COCO instances JSON with the category ids of the classes")
+    parser.add_argument("--list", action="store_true", help="also print where each name went")
     parser.add_argument(
-        "--to-torch", action="store_true", help="the way back: needs --layout mmdet or official, and --out"
+        "--to-torch", action="store_true", help="convert back: needs --layout mmdet or official, and --out"
     )
     parser.add_argument("--out", type=Path, help="with --to-torch: .safetensors or .npz file to write")
-    parser.add_argument("--step", type=int, help="with --to-torch: checkpoint to take (default: the latest)")
+    parser.add_argument("--step", type=int, help="with --to-torch: step of the checkpoint (default: the latest)")
     options = command.parse(parser)
     if options.to_torch:
         given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
         if given or options.overrides or options.backbone_only or options.list:
-            raise command.UsageError("--to-torch takes --workdir, --layout, --out and --step only")
+            raise command.UsageError("--to-torch takes only --workdir, --layout, --out and --step")
         if options.layout not in layouts.WHOLE or options.out is None:
             raise command.UsageError(f"--to-torch needs --out=FILE and --layout={' or '.join(layouts.WHOLE)}")
         print(to_torch(options.workdir, options.step, options.layout, options.out))
@@ -237,7 +234,7 @@ def _main() -> None:
     if options.file is None or options.config is None:
         raise command.UsageError("give FILE and --config=FILE (--help says more)")
     if options.out is not None or options.step is not None:
-        raise command.UsageError("--out and --step belong to --to-torch")
+        raise command.UsageError("--out and --step need --to-torch")
     config = flags.override(flags.load_file(options.config), options.overrides)
     _from_torch(options, config, options.workdir)
 

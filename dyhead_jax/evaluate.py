@@ -1,6 +1,6 @@
-"""COCO average precision: of detections in a file, or of a trained model on a split.
+"""COCO average precision of a trained model on a split, or of detections in a file.
 
-The numbers are pycocotools' own (COCOeval, boxes, default parameters). Boxes of results are (x, y, width, height) in
+The numbers come from pycocotools (COCOeval, boxes, default parameters). Boxes of results are (x, y, width, height) in
 pixels of the original image, as in https://cocodataset.org/#format-results.
 
     python -m dyhead_jax.evaluate --help
@@ -41,9 +41,9 @@ def _main() -> None:
         "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json",
     )
     parser.add_argument("--workdir", type=Path, help="folder of a training run: config.json and checkpoints/")
-    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
-    parser.add_argument("--split", default="val", choices=("val", "train"), help="part of the data set (default: val)")
-    parser.add_argument("--data", help="folder of the data set, when it is not where the config says")
+    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
+    parser.add_argument("--split", default="val", choices=("val", "train"), help="split of the data set (default: val)")
+    parser.add_argument("--data", help="folder of the data set, if it is not where the config says")
     parser.add_argument("--out", type=Path, help="also write the detections to this JSON file, as COCO results")
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON: the ground truth")
     parser.add_argument(
@@ -53,15 +53,15 @@ def _main() -> None:
     options = command.parse(parser)
     for argument in options.overrides:
         if not argument.startswith(("--config.evaluation.", "--noconfig.evaluation.")):
-            raise command.UsageError(f"{argument!r} is not an option; of the config only evaluation may change")
+            raise command.UsageError(f"{argument!r} is not an option; only config.evaluation may be changed")
     files = options.annotations is not None or options.detections is not None
     if (options.workdir is None) == (not files):
         raise command.UsageError("give either --workdir, or --annotations and --detections (--help says more)")
     if files:
         if options.annotations is None or options.detections is None:
-            raise command.UsageError("--annotations and --detections belong together")
+            raise command.UsageError("--annotations and --detections must be given together")
         if options.step is not None or options.out is not None or options.data is not None or options.overrides:
-            raise command.UsageError("--step, --out, --data and --config.evaluation belong to --workdir")
+            raise command.UsageError("--step, --out, --data and --config.evaluation need --workdir")
         ground_truth = read_ground_truth(options.annotations)
         metrics = coco_metrics(ground_truth, read_results(options.detections), where=str(options.detections))
     else:
@@ -76,7 +76,7 @@ def _main() -> None:
 
 
 def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
-    # orbax and the model take seconds to import; scoring a file does without
+    # orbax and the model take seconds to import, and scoring a file does not need them
     from dyhead_jax.config import flags
     from dyhead_jax.evaluation.trained_model import load_for_inference
     from dyhead_jax.training.parallel import local_variables, map_detect

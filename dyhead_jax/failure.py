@@ -1,7 +1,7 @@
-"""A training step whose loss or gradient was not finite: kept with all that it needs, and run again.
+"""Saves a training step whose loss or gradient was not finite, and runs it again.
 
-    <workdir>/failures/step_<n>/checkpoints/<n - 1>/    the state before it, and the config
-    <workdir>/failures/step_<n>/batch_<i>-of-<p>.npz    the rows of its batch that process i of p had, with image ids
+    <workdir>/failures/step_<n>/checkpoints/<n - 1>/    the state before the step, and the config
+    <workdir>/failures/step_<n>/batch_<i>-of-<p>.npz    the rows of its batch on process i of p, with image ids
 
 python -m dyhead_jax.failure --help
 """
@@ -15,21 +15,21 @@ import jax
 import numpy as np
 
 from dyhead_jax import command, detectors
-from dyhead_jax import config as configs
+from dyhead_jax.config import from_json
 from dyhead_jax.training import optim, steps
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
 
 
 class FailureError(ValueError):
-    """A dump that is missing or incomplete; the message names the file."""
+    """A dump is missing or incomplete; the message names the folder."""
 
 
 def save(folder: Path, state: steps.TrainState, meta: dict[str, Any], batch: Batch, image_ids: np.ndarray) -> None:
-    """Writes the dump of a step; to be called by all processes.
+    """Writes the dump of a step; all processes must call it.
 
-    state: before the step, host arrays; meta: of `checkpoint.make_meta`; batch: this process's rows, host arrays;
-    image_ids: (b,) of them.
+    state: before the step, host arrays; meta: from `checkpoint.make_meta`; batch: the rows of this process, host
+    arrays; image_ids: (b,) of these rows.
     """
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state, meta)
@@ -46,7 +46,7 @@ def load_batch(folder: Path) -> tuple[Batch, np.ndarray]:
     """The whole batch (B, ...) and its image ids (B,). Raises FailureError."""
     paths = sorted(folder.glob("batch_*-of-*.npz"), key=lambda path: int(path.stem.split("_")[1].split("-")[0]))
     if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
-        raise FailureError(f"{folder} has {len(paths)} batch files, not those of all processes")
+        raise FailureError(f"{folder} has {len(paths)} batch files, not one from each process")
     parts = []
     for path in paths:
         with np.load(path, allow_pickle=False) as content:
@@ -60,8 +60,8 @@ def load_batch(folder: Path) -> tuple[Batch, np.ndarray]:
 def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
     """Runs the step again, on one device.
 
-    Returns its number, its metrics, and the losses of each image alone whose losses are not all finite, by image id.
-    Raises FailureError or CheckpointError, which name the file.
+    Returns the number of the step, its metrics, and by image id the losses of each image that has a loss that is not
+    finite on its own. Raises FailureError or CheckpointError, which name the folder.
     """
     batch, image_ids = load_batch(folder)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
@@ -69,7 +69,7 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
         if done is None:
             raise CheckpointError(f"{folder / 'checkpoints'} has no complete checkpoint")
         where = f"{folder / 'checkpoints' / str(done)}: meta"
-        config = configs.from_json(json.dumps(checkpoints.meta(done)["config"]), where)
+        config = from_json(json.dumps(checkpoints.meta(done)["config"]), where)
         model = detectors.build(config.model)
         parameters = steps.survey(model, config.data.canvases[0])
         rates = optim.scaled(config.optim, config.data.batch_size)
@@ -90,13 +90,13 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
     _, metrics = step(state, batch)
 
     @jax.jit
-    def losses_of(one: Batch) -> Any:
+    def losses_of(image: Batch) -> Any:
         key = jax.random.key(config.seed)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         losses, _ = model.apply(
             variables,
-            one.images,
-            one.ground_truth,
+            image.images,
+            image.ground_truth,
             train=True,
             method="losses",
             mutable=["batch_stats"],
@@ -106,9 +106,9 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
 
     bad = {}
     for row, image_id in enumerate(image_ids.tolist()):
-        found = _floats(losses_of(jax.tree.map(lambda x, row=row: x[row : row + 1], batch)))
-        if not np.isfinite(list(found.values())).all():
-            bad[image_id] = found
+        losses = _floats(losses_of(jax.tree.map(lambda x, row=row: x[row : row + 1], batch)))
+        if not np.isfinite(list(losses.values())).all():
+            bad[image_id] = losses
     return done + 1, _floats(metrics), bad
 
 
@@ -119,12 +119,12 @@ def _floats(values: Any) -> dict[str, float]:
 def _main() -> None:
     parser = command.parser(
         "python -m dyhead_jax.failure",
-        "Runs again, on one device, a training step whose loss or gradient was not finite, and says which images\n"
-        "alone have such a loss.",
+        "Runs a training step whose loss or gradient was not finite again, on one device, and lists the images that\n"
+        "have such a loss on their own.",
         "  python -m dyhead_jax.failure runs/a/failures/step_1200\n"
         "  JAX_DEBUG_NANS=1 python -m dyhead_jax.failure --debug runs/a/failures/step_1200    the operation at fault",
     )
-    parser.add_argument("folder", type=Path, help="what the run left: <workdir>/failures/step_<n>")
+    parser.add_argument("folder", type=Path, help="the dump: <workdir>/failures/step_<n>")
     options = command.parse(parser)
     command.no_overrides(options)
     folder = options.folder

@@ -1,4 +1,4 @@
-"""Detections on image files: pictures with boxes, and a COCO results file.
+"""Runs a trained model on image files: pictures with boxes, and a COCO results file.
 
 python -m dyhead_jax.predict --help
 """
@@ -23,20 +23,20 @@ from dyhead_jax.evaluation.split import to_results
 from dyhead_jax.files import write_atomic
 from dyhead_jax.types import Detections
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of images in a folder
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of image files in a folder
 
 
 class PredictError(ValueError):
-    """Inputs that lead to no prediction; the message names the file or folder."""
+    """The inputs cannot be predicted; the message names the file or folder."""
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files among files and folders, each once, in the order given.
+    """The image files in a list of files and folders, without duplicates, in the given order.
 
-    A folder gives its image files sorted by name, sub-folders left out; a file is taken whatever its name ends with.
-    Raises PredictError for a folder without images. A file that does not exist is kept, to be reported by its reader.
+    A folder stands for its image files sorted by name, without sub-folders; a file is taken whatever its suffix. A file
+    that does not exist is kept, and reported when it is read. Raises PredictError for a folder without images.
     """
-    found: dict[Path, Path] = {}
+    by_path: dict[Path, Path] = {}
     for path in map(Path, inputs):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -45,13 +45,13 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
         else:
             inside = [path]
         for image in inside:
-            found.setdefault(image.resolve(), image)
-    return list(found.values())
+            by_path.setdefault(image.resolve(), image)
+    return list(by_path.values())
 
 
 def picture_names(paths: Sequence[Path], folder: Path) -> list[str]:
-    """For each image the name of its picture in `folder`: <stem>_boxes.jpg, with a number where that is the name of an
-    earlier picture or of an input file."""
+    """The name of each image's picture in `folder`: <stem>_boxes.jpg, with a number added if an earlier picture or an
+    input file has that name."""
     taken = {str(path.resolve()).casefold() for path in paths}
     names = []
     for path in paths:
@@ -72,9 +72,9 @@ def predict(
     category_ids: Sequence[int],
     image_id: int = 1,
 ) -> list[Result]:
-    """COCO results of one image, resized and padded as in evaluation, boxes in its own pixels, best first.
+    """COCO results of one image, resized and padded as in evaluation; boxes in pixels of `image`, best first.
 
-    detect: images (1, h, w, 3) uint8 and sizes (1, 2) int32 to Detections; one shape for each canvas (h, w), so that a
+    detect: (images (1, h, w, 3) uint8, sizes (1, 2) int32) -> Detections; it sees one shape per canvas (h, w), so a
     jitted one compiles once for each. image: (h, w, 3) uint8 RGB.
     """
     example = Example(
@@ -105,18 +105,18 @@ def predict_files(
     category_ids: Sequence[int],
     score: float,
 ) -> tuple[list[Result], list[str]]:
-    """Predicts image files and writes `out`: a picture of each, detections.json and images.json.
+    """Predicts image files and writes into `out` a picture of each, detections.json and images.json.
 
-    predict_image: image and image id to its COCO results; those below `score` are left out everywhere.
-    image_id counts the inputs from 1. detections.json is a list of COCO results with `file_name` added; images.json a
-    COCO object that it refers to, with `file_name`, `height`, `width` and `picture` of each image that could be read.
+    predict_image: (image, image id) -> COCO results; those scored below `score` are dropped everywhere.
+    image_id counts the inputs from 1. detections.json is a list of COCO results with `file_name` added; images.json is
+    the matching COCO object, with `file_name`, `height`, `width` and `picture` of each image that could be read.
     Returns (results, one error line for each image that could not be read).
-    Raises PredictError before anything is written when an input is a file that would be written over.
+    Raises PredictError, before writing anything, if an input file would be overwritten.
     """
     inputs = {path.resolve() for path in paths}
     for name in ("detections.json", "images.json"):
         if (out / name).resolve() in inputs:
-            raise PredictError(f"{out / name}: is an input, and would be written over; give another folder")
+            raise PredictError(f"{out / name}: is an input file and would be overwritten; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     label_of = {category: label for label, category in enumerate(category_ids)}
     results: list[Result] = []
@@ -131,18 +131,18 @@ def predict_files(
                 errors.append(command.one_line(error))
                 bar.update()
                 continue
-            found = [result for result in predict_image(image, image_id) if result["score"] >= score]
+            kept = [result for result in predict_image(image, image_id) if result["score"] >= score]
             height, width = image.shape[:2]
-            corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in found)]
+            corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in kept)]
             picture = visualize.draw(
                 image,
                 np.array(corners, np.float64).reshape(-1, 4),
-                np.array([label_of[result["category_id"]] for result in found], int),
-                np.array([result["score"] for result in found]),
+                np.array([label_of[result["category_id"]] for result in kept], int),
+                np.array([result["score"] for result in kept]),
                 class_names,
             )
             visualize.save(picture, out / name)
-            results += [{**result, "file_name": str(path)} for result in found]
+            results += [{**result, "file_name": str(path)} for result in kept]
             record = {"id": image_id, "file_name": str(path), "height": height, "width": width, "picture": name}
             records.append(record)
             bar.update()
@@ -156,19 +156,19 @@ def predict_files(
 def _main() -> int:
     parser = command.parser(
         "python -m dyhead_jax.predict",
-        "Detects objects on image files with a trained model.\n\n"
+        "Detects objects in image files with a trained model.\n\n"
         "Writes into the folder --out: <name>_boxes.jpg for each image, detections.json (COCO results; image_id\n"
         "counts the inputs from 1) and images.json (file name, size and picture of each image, and the categories).\n"
-        "An image that cannot be read is reported, the others are still done, and the exit code is 1.",
+        "An image that cannot be read is reported; the others are still processed, and the exit code is 1.",
         "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures photo.jpg\n"
         "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures --score 0.5 folder/ other/*.png",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run")
-    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
+    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the pictures and JSON files; made if missing"
+        "--out", type=Path, required=True, help="folder for the pictures and JSON files; created if missing"
     )
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a box; 0 keeps all (default: 0.3)")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score of a box; 0 keeps all (default: 0.3)")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
     options = command.parse(parser)
     command.no_overrides(options)
@@ -178,7 +178,7 @@ def _main() -> int:
         raise PredictError(f"--out {options.out}: is a file; give a folder")
     paths = find_images(options.images)
 
-    import jax  # the model takes seconds to import; a wrong argument is told before that
+    import jax  # the model takes seconds to import; wrong arguments are reported before that
 
     from dyhead_jax.evaluation.trained_model import load_for_inference
     from dyhead_jax.training.steps import make_detect

@@ -1,6 +1,6 @@
-"""The three containers that cross module borders, and the legend of the axes.
+"""The three containers that modules exchange, and the axis legend.
 
-Axis legend, used in docstrings and variable names everywhere:
+Axis letters, used in docstrings and variable names throughout:
 
     b images of a batch     h, w rows and columns of a map     c channels
     l pyramid level, 0 is the finest                           n anchors or points of all levels, fine to coarse
@@ -8,7 +8,7 @@ Axis legend, used in docstrings and variable names everywhere:
     g deformable groups     k kernel taps, row-major           q classes
 
 Coordinates: a box is (x1, y1, x2, y2) in pixels of the padded network input, float32, continuous: the pixel in column 0
-covers 0 <= x < 1, and a box's width is x2 - x1. A size is (height, width). An offset is (dy, dx).
+covers 0 <= x < 1, and the width of a box is x2 - x1. A size is (height, width). An offset is (dy, dx).
 """
 
 import jax
@@ -17,11 +17,11 @@ from flax import struct
 
 @struct.dataclass
 class GroundTruth:
-    """Boxes of a batch, padded to a fixed count so that shapes are static.
+    """Boxes of a batch, padded to a fixed number so that shapes are static.
 
-    boxes: (b, m, 4) float32; labels: (b, m) int32, contiguous from 0; mask: (b, m) bool, True where a box is real;
-    crowd: (b, m) bool, True where the box marks a crowd region that training leaves out.
-    sizes: (b, 2) int32 (height, width) of each image inside its canvas, or None when the image fills it.
+    boxes: (b, m, 4) float32; labels: (b, m) int32, contiguous from 0; mask: (b, m) bool, True for real boxes;
+    crowd: (b, m) bool, True for crowd regions, which training ignores.
+    sizes: (b, 2) int32 (height, width) of each image inside its canvas, or None if images fill it.
     """
 
     boxes: jax.Array
@@ -33,7 +33,7 @@ class GroundTruth:
 
 @struct.dataclass
 class Batch:
-    """What a train step takes. images: (b, h, w, 3) uint8 RGB, the image in the top-left corner of its canvas."""
+    """The input of a train step. images: (b, h, w, 3) uint8 RGB, each image in the top-left corner of its canvas."""
 
     images: jax.Array
     ground_truth: GroundTruth
@@ -41,8 +41,8 @@ class Batch:
 
 @struct.dataclass
 class Detections:
-    """Fixed-size result, best first. boxes: (b, d, 4); scores: (b, d), 0 where empty; labels: (b, d) int32, -1 where
-    empty."""
+    """Detections of a batch, fixed size, best first. boxes: (b, d, 4); scores: (b, d), 0 where empty; labels: (b, d)
+    int32, -1 where empty."""
 
     boxes: jax.Array
     scores: jax.Array

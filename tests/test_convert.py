@@ -285,7 +285,7 @@ def test_a_folder_in_use_stays_as_it_is(small_file, shell, tmp_path):
     (work / "metrics.jsonl").write_text("{}")
     code, out, err = shell(convert._main, tmp_path / "absent.pth", f"--config={small_file}", f"--workdir={work}")
     assert (code, out) == (1, "")
-    assert err == f"error: {work} has metrics.jsonl already; it is not written over: choose another --workdir\n"
+    assert err == f"error: {work} already has metrics.jsonl, which is not overwritten; choose another --workdir\n"
     assert [path.name for path in work.iterdir()] == ["metrics.jsonl"]
 
 

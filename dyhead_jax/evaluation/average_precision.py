@@ -1,4 +1,4 @@
-"""COCO average precision of boxes, by pycocotools: reading and checking files, the 12 numbers, how they are shown.
+"""COCO average precision of boxes with pycocotools: reading and checking files, the 12 numbers, printing them.
 
 Boxes of results are (x, y, width, height) in pixels of the original image, see
 https://cocodataset.org/#format-results.
@@ -37,22 +37,22 @@ _MEANINGS = (
 
 
 class EvaluationError(ValueError):
-    """Results that cannot be scored; the message names the record and the key."""
+    """Results cannot be scored; the message names the record and the key."""
 
 
 def read_ground_truth(path: str | Path) -> dict[str, Any]:
-    """A COCO instances file as `coco_metrics` takes it. Raises DataError, which names the file, record and key.
+    """Reads a COCO instances file for `coco_metrics`. Raises DataError, which names the file, record and key.
 
-    Annotation ids that are 0 or repeated are replaced, since pycocotools miscounts such annotations.
+    Annotation ids that are 0 or repeated are replaced, because pycocotools miscounts such annotations.
     """
-    # Scoring needs no image sizes: a file without them is fine here, unlike in training.
+    # Unlike training, scoring does not need image sizes, so they may be missing.
     index = coco_json.load(Path(path), size_of=lambda _: (1, 1))
     return coco_json.ground_truth(index)
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """A COCO results file: a JSON list of {image_id, category_id, bbox, score}. Raises EvaluationError when it is none;
-    `coco_metrics` checks the records."""
+    """Reads a COCO results file: a JSON list of {image_id, category_id, bbox, score}. Raises EvaluationError if it is
+    not a JSON list; `coco_metrics` checks the records."""
     path = Path(path)
     try:
         results = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -71,19 +71,20 @@ def read_results(path: str | Path) -> list[Result]:
 def coco_metrics(
     ground_truth: Mapping[str, Any] | str | Path, results: Sequence[Mapping[str, Any]], *, where: str = "results"
 ) -> dict[str, Any]:
-    """The 12 COCO numbers under KEYS and `per_class`, the AP of each category id.
+    """The 12 COCO numbers under KEYS, and under "per_class" the AP by category id.
 
-    ground_truth: a COCO object as `source.Split.coco` gives it, or the path of a COCO file. results: as `to_results`
-    gives them. where: what an error calls them.
-    A number is -1 where there is no ground truth to measure it on, as in pycocotools; no results at all score 0.
-    Raises EvaluationError, which names the record and the key, for results that do not fit the ground truth: an unknown
-    image or category, a missing key, a box that is not four finite numbers, a score that is not a finite number.
+    ground_truth: a COCO object as returned by `source.Split.coco`, or the path of a COCO file. results: as returned by
+    `to_results`. where: the name of the results in error messages.
+    As in pycocotools a number is -1 if there is no ground truth for it; an empty list of results scores 0.
+    Raises EvaluationError, which names the record and the key, if results do not fit the ground truth: an unknown image
+    or category, a missing key, a box that is not four finite numbers, a score that is not a finite number.
     """
     if isinstance(ground_truth, str | Path):
         ground_truth = read_ground_truth(ground_truth)
-    found = _checked(ground_truth, results, where)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        evaluation = COCOeval(_coco(ground_truth, ground_truth["annotations"]), _coco(ground_truth, found), "bbox")
+    detections = _checked(ground_truth, results, where)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = _coco(ground_truth, ground_truth["annotations"])
+        evaluation = COCOeval(truth, _coco(ground_truth, detections), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -99,7 +100,7 @@ def coco_metrics(
 
 
 def _coco(ground_truth: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> COCO:
-    # Not COCO.loadRes: it fails on an empty list and writes into the records it is given.
+    # COCO.loadRes fails on an empty list and modifies the records that it is given.
     coco = COCO()
     dataset: Any = {
         "images": list(ground_truth["images"]),
@@ -112,7 +113,7 @@ def _coco(ground_truth: Mapping[str, Any], annotations: Sequence[Mapping[str, An
 
 
 def _checked(ground_truth: Mapping[str, Any], results: Sequence[Any], where: str) -> list[Result]:
-    """The results as COCO annotations with ids from 1 and areas."""
+    """The results as COCO annotations, with areas and with ids counted from 1."""
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     annotations = []
@@ -152,12 +153,12 @@ def _finite(value: Any) -> bool:
 
 
 def ap_line(metrics: Mapping[str, Any]) -> str:
-    """`AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>`, the last line of a run."""
+    """The last line of a run: `AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>`."""
     return " ".join(f"{key} {metrics[key]:.4f}" for key in KEYS[:6])
 
 
 def table(metrics: Mapping[str, Any], categories: Mapping[int, str] | None = None) -> str:
-    """One line for each of the 12 numbers and, when names by category id are given, for the AP of each class."""
+    """One line for each of the 12 numbers, and for the AP of each class if `categories` (names by id) is given."""
     lines = [f"{key:<6} {metrics[key]:7.4f}  {meaning}" for key, meaning in zip(KEYS, _MEANINGS, strict=True)]
     if categories:
         width = max(len(name) for name in categories.values())

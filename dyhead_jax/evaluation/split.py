@@ -1,4 +1,4 @@
-"""A detector over every image of a split, scored."""
+"""Runs a detector over every image of a split and scores it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ def to_results(
     category_ids: Sequence[int],
     original_sizes: np.ndarray | None = None,
 ) -> list[Result]:
-    """Detections of a batch as COCO results, in pixels of the original images.
+    """Converts the detections of a batch to COCO results, in pixels of the original images.
 
     detections: boxes (b, d, 4) x1 y1 x2 y2 in pixels of the padded input, scores (b, d), labels (b, d), as NumPy or JAX
-    arrays; image_ids: (b,), NO_IMAGE where a row is padding; scales: (b, 2), resized over original size as (y, x);
-    category_ids: the file's ids by label; original_sizes: (b, 2) height, width, to which boxes are clipped when given.
+    arrays; image_ids: (b,), NO_IMAGE for padding rows; scales: (b, 2), resized size over original size as (y, x);
+    category_ids: the file's id of each label; original_sizes: (b, 2) height, width; if given, boxes are clipped to it.
     Empty slots (score 0 or label -1) and padding rows are left out; the order within an image is kept.
-    Raises EvaluationError for a NaN or infinite value in a slot that counts, or a label without a category.
+    Raises EvaluationError for a NaN or infinite value in a slot that is not empty, and for a label without a category.
     """
     boxes = np.asarray(detections.boxes).astype(np.float64)
     scores = np.asarray(detections.scores).astype(np.float64)
@@ -77,27 +77,27 @@ def evaluate_split(
 ) -> tuple[dict[str, Any], list[Result]]:
     """Runs a detector over every image of a split, once at each scale of `evaluation`, and scores it.
 
-    detect: images (b, h, w, 3) uint8 and sizes (b, 2) int32 height, width, both of this host, to Detections of the same
-    rows; jitted, or mapped over devices. It is compiled once for each canvas of a scale.
-    evaluation: the scales and how they are merged (see `multiscale`); None is one plain pass.
-    process_index, process_count: this host among those that share the split; every host gets all results.
-    progress: a bar on standard error; None shows one on a terminal, on the first host only.
-    Returns (metrics of `coco_metrics`, results in the order of the split's images).
+    detect: (images (b, h, w, 3) uint8, sizes (b, 2) int32 height, width) of this host -> Detections of the same rows;
+    jitted, or mapped over devices. It is compiled once per canvas and scale.
+    evaluation: the scales and how to merge them (see `multiscale`); None is one plain pass.
+    process_index, process_count: index and number of the hosts that share the split; every host gets all results.
+    progress: whether to show a bar on standard error; None: if that is a terminal. Only the first host shows one.
+    Returns (metrics from `coco_metrics`, results in the order of the split's images).
     """
     ids = np.array([int(image_id) for image_id in split.image_ids], np.int64)
-    how = evaluation or EvaluationConfig()
-    every = multiscale.passes(data, how)
+    evaluation = evaluation or EvaluationConfig()
+    passes = multiscale.passes(data, evaluation)
     show = (sys.stderr.isatty() if progress is None else progress) and process_index == 0
-    total = len(split) * len(every)
+    total = len(split) * len(passes)
     with tqdm(total=total, unit="image", desc="evaluate", leave=False, disable=not show) as bar:
-        found = [_detect_split(detect, split, one, process_index, process_count, bar.update) for one in every]
-    scales, sizes = found[0]["scales"], found[0]["sizes"]
-    boxes, scores, labels = (found[0][key] for key in ("boxes", "scores", "labels"))
-    if len(every) > 1:
+        outputs = [_detect_split(detect, split, item, process_index, process_count, bar.update) for item in passes]
+    scales, sizes = outputs[0]["scales"], outputs[0]["sizes"]
+    boxes, scores, labels = (outputs[0][key] for key in ("boxes", "scores", "labels"))
+    if len(passes) > 1:
         limit = sizes[:, None, [1, 0, 1, 0]].astype(np.float32)
-        original = [np.clip(one["boxes"] / one["scales"][:, None, [1, 0, 1, 0]], 0, limit) for one in found]
-        scores, labels = (np.concatenate([one[key] for one in found], axis=1) for key in ("scores", "labels"))
-        boxes, scores, labels = multiscale.merge(np.concatenate(original, axis=1), scores, labels, how)
+        original = [np.clip(out["boxes"] / out["scales"][:, None, [1, 0, 1, 0]], 0, limit) for out in outputs]
+        scores, labels = (np.concatenate([out[key] for out in outputs], axis=1) for key in ("scores", "labels"))
+        boxes, scores, labels = multiscale.merge(np.concatenate(original, axis=1), scores, labels, evaluation)
         scales = np.ones_like(scales)
     detections: Any = Detections(boxes=boxes, scores=scores, labels=labels)  # type: ignore[arg-type]
     results = to_results(detections, ids, scales, split.category_ids, sizes)
@@ -107,33 +107,33 @@ def evaluate_split(
 def _detect_split(
     detect: Detect,
     split: Split,
-    one: multiscale.Pass,
+    test_pass: multiscale.Pass,
     process_index: int,
     process_count: int,
     update: Callable[[int], Any],
 ) -> dict[str, np.ndarray]:
-    """One pass over the split, all hosts together: arrays with a row for each image, in the split's order.
+    """One pass over the split, gathered from all hosts: arrays with one row per image, in the order of the split.
 
-    boxes (n, d, 4) in pixels of the resized image, never mirrored, scores and labels (n, d); scales (n, 2); sizes
+    boxes (n, d, 4) in pixels of the resized image, mirroring undone; scores and labels (n, d); scales (n, 2); sizes
     (n, 2), height and width of the original image.
     """
-    from dyhead_jax.data import pipeline  # grain takes a second to import; scoring a file does without
+    from dyhead_jax.data import pipeline  # grain takes a second to import, and scoring a file does not need it
 
     row_of = {int(image_id): row for row, image_id in enumerate(split.image_ids)}
     parts: list[dict[str, np.ndarray]] = []
 
-    def finish(loaded: Any, detections: Detections) -> None:
+    def collect(loaded: Any, detections: Detections) -> None:
         sizes = np.asarray(loaded.batch.ground_truth.sizes, np.float64)
         boxes, scores = (np.asarray(x).astype(np.float32) for x in (detections.boxes, detections.scores))
         labels = np.asarray(detections.labels).astype(np.int32)
-        if one.flip:
+        if test_pass.flip:
             boxes = multiscale.mirror(boxes, sizes[:, 1])
-        if one.sizes is not None:
-            drop = multiscale.outside(boxes, one.sizes)
+        if test_pass.sizes is not None:
+            drop = multiscale.outside(boxes, test_pass.sizes)
             scores, labels = np.where(drop, np.float32(0), scores), np.where(drop, np.int32(-1), labels)
         parts.append(
             {
-                # Rows instead of ids: ids have up to 64 bits, which JAX would cut when hosts exchange them.
+                # Rows, not ids: ids may need 64 bits, which JAX would truncate in the exchange between hosts.
                 "rows": np.array([row_of.get(int(i), -1) for i in loaded.image_ids], np.int32),
                 "scales": np.asarray(loaded.scales, np.float32),
                 "sizes": np.rint(sizes / np.asarray(loaded.scales, np.float64)).astype(np.int32),
@@ -145,17 +145,17 @@ def _detect_split(
 
     pending = None
     batches = pipeline.eval_batches(
-        split, one.data, flip=one.flip, process_index=process_index, process_count=process_count
+        split, test_pass.data, flip=test_pass.flip, process_index=process_index, process_count=process_count
     )
     for loaded in batches:
-        # The device works on this batch while the next is loaded and the previous one is fetched.
+        # The device computes this batch while the previous one is fetched and the next one is loaded.
         launched = loaded, detect(loaded.batch.images, loaded.batch.ground_truth.sizes)
         if pending is not None:
-            finish(*pending)
+            collect(*pending)
         pending = launched
         update(process_count * int((np.asarray(loaded.image_ids) != NO_IMAGE).sum()))
     if pending is not None:
-        finish(*pending)
+        collect(*pending)
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     if process_count > 1:
         from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""A trained model out of the workdir of a run."""
+"""Loads a trained model from the workdir of a run."""
 
 import json
 from dataclasses import dataclass
@@ -7,16 +7,15 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import config as configs
 from dyhead_jax import detectors
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, from_json
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.training.steps import init_variables
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceModel:
-    """A trained model. model.apply(variables, images, sizes, method="detect"); class names and ids by label."""
+    """A trained model, for model.apply(variables, images, sizes, method="detect"). Class names and ids are by label."""
 
     config: Config
     model: Any
@@ -27,9 +26,9 @@ class InferenceModel:
 
 
 def load_for_inference(workdir: str | Path, step: int | None = None) -> InferenceModel:
-    """The model of a run: averaged weights where config.optim.ema is on. step: None is the latest checkpoint.
+    """The model of a run, with averaged weights if config.optim.ema is on. step: of a checkpoint; None is the latest.
 
-    Raises CheckpointError, which names the folder, when there is none, or it is broken.
+    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken.
     """
     folder = Path(workdir) / "checkpoints"
     if not Path(workdir).is_dir():
@@ -49,7 +48,7 @@ def load_for_inference(workdir: str | Path, step: int | None = None) -> Inferenc
         missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
         if missing:
             raise CheckpointError(f"{where} has no {', '.join(missing)}")
-        config = configs.from_json(json.dumps(meta["config"]), where)
+        config = from_json(json.dumps(meta["config"]), where)
         model = detectors.build(config.model)
         like = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))
         variables = checkpoints.variables(step, like, average=config.optim.ema > 0)

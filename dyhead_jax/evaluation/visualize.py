@@ -1,4 +1,4 @@
-"""Pictures with boxes: one image, a grid, predicted beside true.
+"""Draws boxes: on one image, or predicted beside true boxes in a grid.
 
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the picture they are drawn on, continuous, as in `types`. Pictures
 are (h, w, 3) uint8 RGB NumPy arrays.
@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from dyhead_jax.data.source import Split
 from dyhead_jax.files import write_atomic
 
-_SMALLEST_TEXT = 8  # pixels; below that letters are only noise
+_SMALLEST_TEXT = 8  # pixels; smaller letters are unreadable
 
 
 def color(label: int) -> tuple[int, int, int]:
-    """The RGB colour of a class: steps of the golden ratio around the hues keep neighbouring labels far apart."""
+    """The RGB colour of a class. Hues advance by the golden ratio, so that neighbouring labels differ clearly."""
     hue = (0.02 + int(label) * 0.61803398875) % 1.0
     lightness = (0.5, 0.62, 0.4)[int(label) // 12 % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -39,9 +39,9 @@ def draw(
     """A copy of the image with boxes, class names and scores.
 
     image: (h, w, 3) uint8; boxes: (n, 4) x1 y1 x2 y2 in its pixels; labels: (n,) indices into class_names;
-    scores: (n,) or None for true boxes. Line and letter sizes follow the picture's; text stays inside the picture and
-    is left out where it cannot fit. The highest score is drawn last, on top.
-    Raises ValueError for other shapes or a label without a name.
+    scores: (n,), or None for true boxes. Line width and text size scale with the picture; text stays inside the picture
+    and is left out where it does not fit. The box with the highest score is drawn last, on top.
+    Raises ValueError for other shapes and for a label without a name.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image is (h, w, 3) uint8, not {image.shape} {image.dtype}")
@@ -62,7 +62,7 @@ def draw(
         x1, y1 = (max(int(v), 0) for v in np.floor(boxes[i, :2]))
         x2, y2 = min(int(np.ceil(boxes[i, 2])), width) - 1, min(int(np.ceil(boxes[i, 3])), height) - 1
         if x2 < x1 or y2 < y1:
-            continue  # wholly outside
+            continue  # entirely outside
         shade = color(labels[i])
         pen.rectangle((x1, y1, x2, y2), outline=shade, width=line)
         text = str(class_names[labels[i]])
@@ -78,7 +78,7 @@ def _label(
     shade: tuple[int, int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Text on a plate of the box's colour, above the corner (x, y), moved so that it is inside size (width, height)."""
+    """Text on a background of the box's colour above the corner (x, y), moved to lie inside size (width, height)."""
     points = font.size
     text = " ".join(text.split())
     while True:
@@ -99,12 +99,12 @@ def _label(
 
 @cache
 def _font(points: int) -> ImageFont.FreeTypeFont:
-    # DejaVu Sans comes with matplotlib and has Latin, Greek, Cyrillic, Arabic; Pillow's own font has ASCII only.
+    # DejaVu Sans comes with matplotlib and covers Latin, Greek, Cyrillic and Arabic; Pillow's font covers only ASCII.
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), points)
 
 
 def fit(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """The image scaled so that its longer side is `side` pixels, and the factor for its boxes."""
+    """The image scaled to a longer side of `side` pixels, and the scale factor for its boxes."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -112,9 +112,9 @@ def fit(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), *, gap: int = 6) -> np.ndarray:
-    """Pictures in rows and columns on white, each centred in its cell, with an optional title over each column.
+    """Arranges pictures in a grid on white, each centred in its cell, with an optional title above each column.
 
-    rows: (h, w, 3) uint8 pictures of any sizes; rows may be of different lengths. Returns one such picture.
+    rows: (h, w, 3) uint8 pictures of any size; rows may differ in length. Returns one (h, w, 3) uint8 picture.
     """
     if not any(len(row) for row in rows):
         raise ValueError("a grid needs at least one picture")
@@ -153,10 +153,10 @@ def held_out(
     side: int = 320,
     pairs: int = 3,
 ) -> np.ndarray:
-    """A grid of the first `count` images of a split: predicted boxes on the left, true ones on the right of each pair.
+    """A grid of the first `count` images of a split, in pairs: predicted boxes on the left, true ones on the right.
 
-    results: COCO results of the split (see `evaluate.to_results`); those below `score` are left out. side: pixels of a
-    picture's longer side. pairs: in a row. Crowd regions are drawn as true boxes named "<class> (crowd)".
+    results: COCO results of the split (see `split.to_results`); those scored below `score` are left out. side: longer
+    side of a picture, in pixels. pairs: per row. Crowd regions are drawn as true boxes named "<class> (crowd)".
     """
     count = min(count, len(split))
     shown = {int(split.image_ids[i]): [] for i in range(count)}
@@ -169,13 +169,13 @@ def held_out(
     for i in range(count):
         example = split[i]
         small, scale = fit(example.image, side)
-        found = shown[example.image_id]
-        corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in found)]
+        detections = shown[example.image_id]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in detections)]
         predicted = draw(
             small,
             np.array(corners, np.float64).reshape(-1, 4) * scale,
-            np.array([label_of[result["category_id"]] for result in found], int),
-            np.array([result["score"] for result in found]),
+            np.array([label_of[result["category_id"]] for result in detections], int),
+            np.array([result["score"] for result in detections]),
             split.class_names,
         )
         crowd = np.where(example.crowd, len(split.class_names), 0)
@@ -186,7 +186,7 @@ def held_out(
 
 
 def save(image: np.ndarray, path: str | Path) -> None:
-    """Writes a .png, .jpg or .webp file, whole or not at all."""
+    """Writes a .png, .jpg or .webp file atomically."""
     path = Path(path)
     buffer = io.BytesIO()
     options = {"quality": 95, "subsampling": 0} if path.suffix.lower() in (".jpg", ".jpeg") else {}

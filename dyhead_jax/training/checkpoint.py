@@ -1,13 +1,13 @@
-"""Checkpoints of a run, by Orbax: <workdir>/checkpoints/<step>/ with five items.
+"""Checkpoints of a run, written with Orbax: <workdir>/checkpoints/<step>/ with five items.
 
-    variables   {"params", "batch_stats"}, what a model needs
+    variables   {"params", "batch_stats"}: the weights of the model
     average     the same, averaged over steps; only with config.optim.ema
-    optimizer   its state, and the step
-    data        the input iterator's position, one small file for each process
-    meta        JSON: the config, class names, category ids, evaluation
+    optimizer   the optimiser state and the step
+    data        the position of the input iterator, one small file per process
+    meta        JSON: config, class names, category ids, evaluation
 
-Arrays are stored whole, free of devices, so that a run may go on with another number of them. A save is written beside
-and renamed when complete: a kill at any moment leaves the earlier checkpoints as they are.
+Arrays are stored whole, without device placement, so a run can resume on a different number of devices. A save goes to
+a temporary folder that is renamed when complete: a kill at any moment leaves the earlier checkpoints intact.
 """
 
 import json
@@ -24,30 +24,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
-from dyhead_jax import config as configs
 from dyhead_jax.command import one_line
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, to_json
 from dyhead_jax.training.steps import TrainState
 
-_REMOVED = "removed"  # where a checkpoint goes at once, by a rename, before its files are deleted one by one
+_REMOVED = "removed"  # old checkpoints are renamed into this folder first, then deleted file by file
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, broken or of another model; the message names its folder."""
+    """A checkpoint is missing, broken or of another model; the message names its folder."""
 
 
 class Checkpoints:
-    """The checkpoints in a folder. Keeps the last `max_to_keep` and besides the one of the best AP.
+    """The checkpoints in a folder: the last `max_to_keep`, plus the one with the best AP.
 
-    Opening a folder for writing removes what a killed save left. Use as a context manager, or call `close`, which waits
-    for the save under way.
+    Opening a folder for writing deletes the remains of killed saves. Use it as a context manager or call `close`, which
+    waits for the current save.
     """
 
     def __init__(self, folder: str | Path, *, max_to_keep: int = 3, read_only: bool = False):
         self.folder = Path(folder).resolve()
         self._scores: dict[int, float] = {}
         self._read_only = read_only
-        self._clear_removed()  # of a killed run
+        self._clear_removed()  # left by a killed run
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -63,7 +62,7 @@ class Checkpoints:
                 self._note(step, self.meta(step))
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are complete, in order."""
+        """Steps of the complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
@@ -76,10 +75,10 @@ class Checkpoints:
         *,
         data_state: dict[str, Any] | None = None,
     ) -> None:
-        """Begins to save and returns; the rest happens in a thread. A save of the same step again does nothing.
+        """Starts a save and returns; a thread does the rest. Saving a step that is already saved does nothing.
 
-        state: host arrays that nobody changes. meta: of `make_meta`. data_state: `get_state()` of the input iterator at
-        this step.
+        state: host arrays that nobody modifies. meta: from `make_meta`. data_state: `get_state()` of the input iterator
+        at this step.
         """
         step = int(state.step)
         if step in self.steps():
@@ -99,10 +98,10 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, like: TrainState, iterator: Any = None) -> tuple[TrainState, bool]:
-        """The state at a step, as host arrays, and whether the iterator was set to its position.
+        """The state at a step, as host arrays, and whether the iterator's position was restored.
 
-        like: a state of the same run (arrays or jax.ShapeDtypeStruct, no leading axes of devices). iterator: a grain
-        iterator; its position is absent (False) when the run had another number of processes.
+        like: a state of the same run (arrays or jax.ShapeDtypeStruct, without a device axis). iterator: a grain
+        iterator; its position is missing (False) if the run had a different number of processes.
         Raises CheckpointError.
         """
         variables = {"params": like.params, "batch_stats": like.batch_stats}
@@ -119,24 +118,24 @@ class Checkpoints:
             average=average,
         )
         name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-        found = iterator is not None and (self.folder / str(step) / "data" / name).exists()
-        if found:
+        has_position = iterator is not None and (self.folder / str(step) / "data" / name).exists()
+        if has_position:
             self._restore(step, "data", CheckpointRestore(iterator))
-        return state, found
+        return state, has_position
 
     def variables(self, step: int, like: Any, *, average: bool) -> Any:
-        """Only {"params", "batch_stats"} of a checkpoint, the averaged ones if asked for. Raises CheckpointError."""
+        """Only {"params", "batch_stats"} of a checkpoint, averaged if `average`. Raises CheckpointError."""
         return self._arrays(step, "average" if average else "variables", like)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The meta that was saved. Raises CheckpointError."""
+        """The saved meta. Raises CheckpointError."""
         meta = self._restore(step, "meta", ocp.args.JsonRestore())
         if not isinstance(meta, dict):
             raise CheckpointError(f"{self.folder / str(step)}: 'meta' is not a JSON object")
         return meta
 
     def wait(self) -> None:
-        """Returns when the save under way is complete."""
+        """Waits until the current save is complete."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -150,8 +149,8 @@ class Checkpoints:
         self.close()
 
     def _clear_removed(self) -> None:
-        """Deletes the files of old checkpoints. Orbax alone would do so in place, and a kill amid it would leave a
-        folder that looks complete and is not."""
+        """Deletes the files of removed checkpoints. Orbax would delete them in place, and a kill in the middle would
+        leave a folder that looks complete but is not."""
         if not self._read_only and jax.process_index() == 0:
             shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
 
@@ -161,16 +160,17 @@ class Checkpoints:
             self._scores[step] = float(evaluation["AP"])
 
     def _arrays(self, step: int, item: str, like: Any) -> Any:
-        # Targets without memory of their own; NumPy targets give NumPy arrays, whatever devices there are.
+        # NumPy targets (which take no memory here) give NumPy arrays, whatever the devices.
         target = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
-        found = self._restore(step, item, ocp.args.StandardRestore(target))
-        for (path, want), have in zip(jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(found), strict=True):
-            if have.shape != want.shape:
+        restored = self._restore(step, item, ocp.args.StandardRestore(target))
+        expected = jax.tree_util.tree_leaves_with_path(target)
+        for (path, wanted), array in zip(expected, jax.tree.leaves(restored), strict=True):
+            if array.shape != wanted.shape:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise CheckpointError(
-                    f"{self.folder / str(step)}: {name} has shape {have.shape}, the model wants {want.shape}"
+                    f"{self.folder / str(step)}: {name} has shape {array.shape}, but the model needs {wanted.shape}"
                 )
-        return found
+        return restored
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
         where = self.folder / str(step)
@@ -179,7 +179,7 @@ class Checkpoints:
         try:
             with _late_reads_silenced():
                 return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except Exception as error:  # Orbax and TensorStore raise many kinds
+        except Exception as error:  # Orbax and TensorStore raise many types
             raise CheckpointError(f"{where}: '{item}' cannot be restored: {one_line(error)[:300]}") from error
 
 
@@ -189,9 +189,9 @@ def make_meta(
     category_ids: tuple[int, ...],
     evaluation: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The meta of a checkpoint that `load_for_inference` can read. category_ids, class_names: by label."""
+    """The meta of a checkpoint, as `load_for_inference` needs it. class_names and category_ids are indexed by label."""
     return {
-        "config": json.loads(configs.to_json(config)),
+        "config": json.loads(to_json(config)),
         "class_names": list(class_names),
         "category_ids": [int(i) for i in category_ids],
         "evaluation": evaluation,
@@ -203,7 +203,7 @@ def _optimizer(state: TrainState) -> dict[str, Any]:
 
 
 class _LastAndBest:
-    """Orbax's own best-of policy forgets the scores when a run is resumed; these come back from the metas."""
+    """Orbax's own best-of policy forgets the scores when a run resumes; here they are read back from the metas."""
 
     def __init__(self, last: int, scores: dict[int, float]):
         self._last = last
@@ -220,7 +220,7 @@ class _LastAndBest:
 
 @contextmanager
 def _late_reads_silenced() -> Iterator[None]:
-    """When an array cannot be read, other reads under way end in a closed event loop, each with a traceback."""
+    """If one array cannot be read, the other pending reads fail on a closed event loop, each printing a traceback."""
     hook = sys.unraisablehook
 
     def filtered(unraisable: Any) -> None:
@@ -231,14 +231,14 @@ def _late_reads_silenced() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        time.sleep(0.3)  # they end within this
+        time.sleep(0.3)  # enough for the pending reads to fail
         raise
     finally:
         sys.unraisablehook = hook
 
 
 class _Position:
-    """Stands for an iterator where it was at an earlier step; the real one has read ahead."""
+    """Stands in for the iterator at an earlier step; the real one has read ahead."""
 
     def __init__(self, state: dict[str, Any]):
         self._state = state

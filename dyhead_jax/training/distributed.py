@@ -1,8 +1,8 @@
-"""Several processes, one a host: their start, what they agree on, and that none outlives another.
+"""Runs with several processes, one per host: starting them, keeping them in step, ending them together.
 
-Each process runs the same program on its own devices. Process 0 alone writes logs, metrics, figures and the config; all
-write checkpoints, into one folder that all see. What decides the control flow is taken from process 0 by `agreed`, as a
-process that alone enters a collective operation waits for ever.
+Every process runs the same program on its own devices. Only process 0 writes logs, metrics, figures and the config; all
+processes write checkpoints, into one shared folder. Values that decide the control flow are broadcast from process 0
+(`broadcast`): a process that enters a collective operation alone waits forever.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from jax.experimental import multihost_utils
 from dyhead_jax.command import UsageError, one_line
 from dyhead_jax.training.watchdog import Watchdog
 
-HEARTBEAT_SECONDS = 55  # of JAX; the watchdog's are shorter
+HEARTBEAT_SECONDS = 55  # JAX's time-out; the watchdog's is shorter
 
 
 class DistributedError(ValueError):
-    """Processes that cannot work together; the message says why."""
+    """The processes cannot run together; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """How this process finds the others. None everywhere: from the environment, as on TPU pods and under Slurm.
+    """How this process finds the others. All None: JAX reads it from the environment (TPU pods, Slurm).
 
-    coordinator: "address:port" of process 0; num_processes; process_id: of this one, from 0.
+    coordinator: "address:port" of process 0; process_id: of this process, counted from 0.
     """
 
     coordinator: str | None = None
@@ -44,23 +44,23 @@ class Hosts:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `hosts` reads."""
     group = parser.add_argument_group("several hosts")
-    # an absent value gets this module's own error
-    group.add_argument("--distributed", nargs="?", const="", metavar="auto", help="find the others by the environment")
-    group.add_argument("--coordinator", nargs="?", const="", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", nargs="?", const="", metavar="N", help="how many there are")
-    group.add_argument("--process_id", nargs="?", const="", metavar="I", help="of this one, from 0")
+    # nargs="?": a missing value gets the error of `hosts`
+    group.add_argument("--distributed", nargs="?", const="", metavar="auto", help="read the rest from the environment")
+    group.add_argument("--coordinator", nargs="?", const="", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--num_processes", nargs="?", const="", metavar="N", help="number of processes")
+    group.add_argument("--process_id", nargs="?", const="", metavar="I", help="index of this process, from 0")
 
 
 def hosts(options: argparse.Namespace) -> Hosts | None:
-    """The hosts that `--coordinator=HOST:PORT --num_processes=N --process_id=I` or `--distributed=auto` name, None for
-    one process. Raises UsageError."""
+    """The hosts given by `--coordinator=HOST:PORT --num_processes=N --process_id=I` or `--distributed=auto`; None for a
+    single process. Raises UsageError."""
     names = ("coordinator", "num_processes", "process_id")
     if options.distributed not in (None, "auto", "off"):
-        raise UsageError(f"--distributed={options.distributed}: it may be auto or off")
+        raise UsageError(f"--distributed={options.distributed}: it must be auto or off")
     given = [name for name in names if getattr(options, name) is not None]
     if options.distributed == "auto":
         if given:
-            raise UsageError(f"--distributed=auto takes --{given[0]} from the environment; give one of the two")
+            raise UsageError(f"--distributed=auto reads --{given[0]} from the environment; give one of the two")
         return Hosts()
     if not given:
         return None
@@ -75,72 +75,72 @@ def hosts(options: argparse.Namespace) -> Hosts | None:
         numbers[name] = int(text)
     count, own = numbers["num_processes"], numbers["process_id"]
     if own >= count:
-        raise UsageError(f"--process_id={own} of --num_processes={count}: it must be below")
+        raise UsageError(f"--process_id={own}: it must be below --num_processes={count}")
     if not options.coordinator.rpartition(":")[2].isdecimal() or ":" not in options.coordinator:
-        raise UsageError(f"--coordinator={options.coordinator}: it must be HOST:PORT, of process 0")
+        raise UsageError(f"--coordinator={options.coordinator}: it must be the HOST:PORT of process 0")
     return Hosts(options.coordinator, count, own)
 
 
 @contextmanager
-def together(hosts: Hosts | None) -> Iterator[None]:
-    """Joins the other processes; inside, `jax.devices()` are those of all. Call it before anything uses a device.
+def initialized(hosts: Hosts | None) -> Iterator[None]:
+    """Connects to the other processes; inside, `jax.devices()` lists the devices of all. To be entered first.
 
-    An error inside ends this process at once, with its one line and exit code 1, since an ordinary exit would wait
-    for the others: these lose it, and end likewise. Standard output is process 0's alone.
+    An error inside ends this process at once with one line and exit code 1, because a normal exit would wait for the
+    others; their watchdogs then end them too. Only process 0 keeps its standard output.
     """
     if hosts is None:
         yield
         return
     _initialize(hosts)
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, lives as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open until the process ends
     watchdog = Watchdog(jax.process_index(), jax.process_count())
     try:
         yield
     except BaseException as error:  # also Ctrl-C
         _end(error, watchdog)
-    watchdog.finish()
+    watchdog.succeed()
     jax.distributed.shutdown()
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes."""
+    """Whether this is process 0, which writes the logs and files."""
     return jax.process_index() == 0
 
 
-def agreed(value: int) -> int:
-    """Process 0's value, on all."""
+def broadcast(value: int) -> int:
+    """The value of process 0, on every process."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_same(what: str, digest: bytes) -> None:
-    """Raises DistributedError when a process has another `digest` of `what` than process 0."""
+    """Raises DistributedError if the `digest` of `what` differs between this process and process 0."""
     if jax.process_count() == 1:
         return
     own = np.frombuffer(digest[:16], np.int32)
     if not np.array_equal(multihost_utils.broadcast_one_to_all(own), own):
-        raise DistributedError(f"{what} of process {jax.process_index()} is not that of process 0")
+        raise DistributedError(f"{what} of process {jax.process_index()} differs from that of process 0")
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """Process 0 goes through the block, then the others do: what it leaves in a shared folder they find."""
+    """Process 0 runs the block first, then the others do, so they find what it wrote to a shared folder."""
     if jax.process_count() == 1:
         yield
         return
     if not is_first():
-        multihost_utils.sync_global_devices("the first is through")
+        multihost_utils.sync_global_devices("process 0 is done")
     yield
     if is_first():
-        multihost_utils.sync_global_devices("the first is through")
+        multihost_utils.sync_global_devices("process 0 is done")
 
 
 class StopRequest:
-    """SIGTERM, which schedulers send before they take a machine away, as a question to ask at each step.
+    """Polls for SIGTERM, which schedulers send before they take a machine away.
 
-    With several processes JAX's preemption service takes the signal and tells all of them of one step to stop at.
+    With several processes, JAX's preemption service receives the signal and picks one step at which all of them stop.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def at(self, step: int) -> bool:
-        """Whether to stop after `step`: the same answer on all processes. To be asked at every step, in order."""
+        """Whether to stop after `step`; the same on all processes. Call it at every step, in order."""
         if jax.process_count() == 1:
             return self._signalled
         return multihost_utils.reached_preemption_sync_point(step)
@@ -172,14 +172,14 @@ def _initialize(hosts: Hosts) -> None:
 
 
 def _end(error: BaseException, watchdog: Watchdog) -> None:
-    """Prints one line (of a bug, or with --debug, the traceback) and ends this process without waiting for others."""
+    """Prints one line (for a bug or with --debug also a traceback) and exits without waiting for the others."""
     if "--debug" in sys.argv or not isinstance(error, ValueError | OSError | ImportError | jax.errors.JaxRuntimeError):
         traceback.print_exception(error)
     line = one_line(error)[:300]
     if isinstance(error, jax.errors.JaxRuntimeError):
         line = (
-            "a step failed, most likely since another process has ended; start all of them again to go on from the"
-            f" last checkpoint ({line})"
+            "a step failed, most likely because another process has ended; start all of them again to go on from"
+            f" the last checkpoint ({line})"
         )
     elif not isinstance(error, ValueError | OSError):
         line = f"{type(error).__name__}: {line}"

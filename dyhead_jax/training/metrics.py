@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl, TensorBoard, and their curves."""
+"""The metrics of a run: metrics.jsonl, TensorBoard, and plots of the curves."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from dyhead_jax.files import atomic, write_atomic
 
 
 class ReportError(ValueError):
-    """A metrics file that cannot be continued, or a missing extra; the message names it."""
+    """A metrics file cannot be continued, or an extra is missing; the message names it."""
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl as dicts, in file order; [] when there is no such file.
+    """The lines of a metrics.jsonl as dicts, in file order; [] if there is no such file.
 
-    A last line that a killed run left half-written is dropped. Raises ReportError for any other line that is not a JSON
+    A half-written last line, left by a killed run, is dropped. Raises ReportError for any other line that is not a JSON
     object with an integer `step`.
     """
     path = Path(path)
@@ -36,22 +36,21 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             whole = False
         if whole:
             rows.append(row)
-        elif number < len(lines):  # a newline follows: nobody was cut off here
+        elif number < len(lines):  # a newline follows, so the line was not cut off by a kill
             raise ReportError(f"{path}, line {number}: not a JSON object with an integer 'step'")
     return rows
 
 
 class Metrics:
-    """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard where wanted.
+    """Appends to metrics.jsonl, one JSON object per line, and optionally to TensorBoard.
 
-    On opening, lines of steps beyond `resume_step` are dropped (the resumed run writes them again), atomically: a kill
-    at any moment leaves the old file or the new one. For no line to be lost, write those of step s before checkpoint s
-    counts as saved.
+    Opening drops the lines of steps after `resume_step`, which the resumed run writes again. This is atomic: a kill at
+    any moment leaves the old file or the new one. To lose no line, write those of step s before saving checkpoint s.
 
-    path: the file, made when missing. resume_step: the step the run continues from, 0 for a new run.
+    path: the file, created if missing. resume_step: the step from which the run continues, 0 for a new run.
     tensorboard: also write event files to a folder `tensorboard` beside the file.
-    `rows` are the lines kept and written, as dicts.
-    Raises ReportError when the file is broken before its last line, or when tensorboardX is wanted and missing.
+    `rows` holds all lines, those kept and those written, as dicts.
+    Raises ReportError if the file is broken before its last line, or if tensorboardX is needed and missing.
     """
 
     def __init__(self, path: str | Path, *, resume_step: int = 0, tensorboard: bool = False):
@@ -63,7 +62,7 @@ class Metrics:
         self._file = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line {"step": step, **values}. Values are numbers or scalar arrays; JSON has no NaN: it becomes null."""
+        """Writes a line {"step": step, **values}. Values are numbers or scalar arrays; those not finite become null."""
         row: dict[str, Any] = {"step": int(step)}
         for key, value in values.items():
             number = float(value)
@@ -78,7 +77,7 @@ class Metrics:
             self._board.flush()
 
     def has(self, step: int, key: str) -> bool:
-        """Whether a line of this step holds the key: a resumed run asks before it evaluates or logs again."""
+        """Whether a line of this step has the key. A resumed run asks before it evaluates again."""
         return any(row["step"] == step and key in row for row in self.rows)
 
     def close(self) -> None:
@@ -104,9 +103,9 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draws loss terms, learning rate and AP over steps into a PNG file, from the rows of `read_metrics`.
+    """Plots loss terms, learning rate and AP over steps into a PNG file. rows: as from `read_metrics`.
 
-    A panel without data says so; missing and null values leave gaps.
+    A panel without data says so; null values leave gaps.
     """
     keys = dict.fromkeys(key for row in rows for key in row)
     panels = [
@@ -114,7 +113,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         ("learning rate", [k for k in keys if k == "train/lr"]),
         ("average precision", [k for k in ("eval/AP", "eval/AP50", "eval/AP75") if k in keys]),
     ]
-    # Figure, not pyplot: no global state, no display, whatever backend the user has set
+    # Figure, not pyplot: no global state, no display, whatever the user's backend
     figure = Figure(figsize=(15, 4), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in names:

@@ -1,7 +1,7 @@
-"""Learning-rate schedules and optimisers, in Optax, with the semantics of the PyTorch originals.
+"""Learning-rate schedules and optimisers in Optax, with the semantics of PyTorch.
 
-SGD: the decay joins the gradient before the momentum, `v = m v + (g + d p)`, `p = p - lr v`. AdamW: decoupled decay,
-`p = p - lr (adam(g) + d p)` with betas (0.9, 0.999) and epsilon 1e-8. Both are `torch.optim`'s, to rounding.
+SGD: the decay is added to the gradient before the momentum, `v = m v + (g + d p)`, `p = p - lr v`. AdamW: decoupled
+decay, `p = p - lr (adam(g) + d p)` with betas (0.9, 0.999) and epsilon 1e-8. Both equal `torch.optim` up to rounding.
 """
 
 import dataclasses
@@ -19,25 +19,25 @@ from dyhead_jax.training.parameters import Parameters, Path
 
 
 def scaled(optim: OptimConfig, batch_size: int) -> OptimConfig:
-    """With the learning rate of a batch of `batch_size` images: in proportion to it, where `base_batch_size` is set
-    (Goyal et al., "Accurate, Large Minibatch SGD", 2017); warm-up and schedule stay as they are."""
+    """`optim` with the learning rate scaled by batch_size / base_batch_size, if `base_batch_size` is set (Goyal et al.,
+    "Accurate, Large Minibatch SGD", 2017); warm-up and schedule do not change."""
     if not optim.base_batch_size:
         return optim
     return dataclasses.replace(optim, learning_rate=optim.learning_rate * batch_size / optim.base_batch_size)
 
 
 def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """The learning rate of step 0, 1, ... `steps` - 1, a scalar.
+    """The learning rate, a scalar, as a function of the step 0, 1, ... `steps` - 1.
 
-    A product, as in mmdetection and Detectron2: learning_rate * decay(step) * warm-up(step). The decay is 0.1 to the
-    number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from `warmup_start` at
-    step 0 to 1 at step `warmup_steps`.
+    As in mmdetection and Detectron2 it is the product learning_rate * decay(step) * warm-up(step). The decay is 0.1 to
+    the power of the number of passed milestones, half a cosine over all steps, or 1; the warm-up rises linearly from
+    `warmup_start` at step 0 to 1 at step `warmup_steps`.
     """
     Schedule.parse("config.optim.schedule", optim.schedule)
     boundaries = [round(fraction * steps) for fraction in optim.milestones]
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(step, float)  # float32, or float64 where that is enabled
+        step = jnp.asarray(step, float)  # float32, or float64 with x64 enabled
         rate = jnp.asarray(optim.learning_rate, float)
         if optim.schedule == Schedule.STEP:
             for boundary in boundaries:
@@ -53,9 +53,9 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(optim: OptimConfig, steps: int, parameters: Parameters) -> optax.GradientTransformation:
-    """The optimiser of the trained parameters (`partition` first: it never sees the frozen ones).
+    """The optimiser of the trained parameters; frozen ones are split off by `partition` first.
 
-    In order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the `multipliers`.
+    In this order: clipping by the global norm, SGD or AdamW with masked decay, the schedule, the `multipliers`.
     """
     Optimizer.parse("config.optim.name", optim.name)
     parts = []
@@ -74,7 +74,7 @@ def make_optimizer(optim: OptimConfig, steps: int, parameters: Parameters) -> op
 
 
 def multipliers(optim: OptimConfig, parameters: Parameters) -> dict[str, tuple[float, Callable[[Path], bool]]]:
-    """What multiplies the learning rate, and of which parameters, by the name of its field."""
+    """For each field that multiplies the learning rate of some parameters: its value, and which parameters."""
     return {
         "backbone_rate": (optim.backbone_rate, lambda path: path[0] == "backbone"),
         "offset_rate": (optim.offset_rate, lambda path: path in parameters.offsets),
@@ -83,7 +83,7 @@ def multipliers(optim: OptimConfig, parameters: Parameters) -> dict[str, tuple[f
 
 
 def decays(path: Path, optim: OptimConfig, parameters: Parameters) -> bool:
-    """Whether the parameter at `path` is decayed. A bias is a leaf of that name."""
+    """Whether weight decay applies to the parameter at `path`. A bias is a leaf named "bias"."""
     if path in parameters.undecayed:
         return False
     if path in parameters.positions:
@@ -92,9 +92,9 @@ def decays(path: Path, optim: OptimConfig, parameters: Parameters) -> bool:
 
 
 def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]:
-    """Splits a tree of parameters into (trained, frozen), two nested dicts without common leaves; `merge` undoes it.
+    """Splits a tree of parameters into two nested dicts (trained, frozen) without common leaves; `merge` undoes it.
 
-    Frozen parameters thus have no gradient, no optimiser state, no decay and no update, not even of a signed zero.
+    Frozen parameters therefore have no gradient, optimiser state, decay or update; not even the sign of a zero changes.
     """
     flat = traverse_util.flatten_dict(params)
     frozen = {path for path in flat if is_frozen(path)}
@@ -105,7 +105,7 @@ def partition(params: Any, is_frozen: Callable[[Path], bool]) -> tuple[Any, Any]
 
 
 def merge(trained: Any, frozen: Any) -> Any:
-    """The tree of which `partition` made the two."""
+    """The tree that `partition` split into these two."""
     return traverse_util.unflatten_dict({**traverse_util.flatten_dict(trained), **traverse_util.flatten_dict(frozen)})
 
 

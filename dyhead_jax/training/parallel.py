@@ -1,12 +1,12 @@
-"""Devices: how a train step written for one of them runs on all. Nothing else knows `pmap`, meshes or shardings.
+"""Runs a train step that was written for one device on all devices. Only this file knows `pmap`, meshes and shardings.
 
     pmap     each device runs the step on its part of the batch; the step averages over `axis_name`
     jit      one program over a mesh sees the whole batch; XLA splits it and inserts the same averages
-    single   one device, whatever else there is
+    single   one device, even if there are more
 
-All three give the same update, and hold the same whole state on every device, but for the jit form when it is told to
-divide the state over a second axis (ZeRO: Rajbhandari et al. 2020). In the jit form the step needs no axis and
-no `shard_map`, whose default would sum the gradients of replicated parameters a second time.
+All three give the same update. All keep the whole state on every device, except jit with `shard_state` above 1, which
+divides it over a second mesh axis (ZeRO: Rajbhandari et al. 2020). With jit the step needs no axis name, and no
+`shard_map`, whose default would sum the gradients of replicated parameters a second time.
 """
 
 import collections
@@ -26,31 +26,31 @@ T = TypeVar("T")
 
 
 class ParallelError(ValueError):
-    """A batch that does not fit the devices; the message names the field."""
+    """The batch does not fit the devices; the message names the field."""
 
 
 class Parallel(Protocol):
-    """One way to use the devices. "Host" below means NumPy arrays or arrays of this process."""
+    """A way to use the devices. "Host" trees below hold NumPy arrays or arrays local to this process."""
 
     axis_name: str | None
-    """What the model and the step average over."""
+    """The mapped axis over which the model and the step average."""
     device_count: int
-    """Devices of all processes that a batch is divided among."""
+    """Number of devices, over all processes, that share a batch."""
 
     def replicate(self, tree: Any) -> Any:
-        """Copies a host tree to every device, in the form that `train_step` takes."""
+        """Copies a host tree to every device, laid out for `train_step`."""
         ...
 
     def unreplicate(self, tree: Any) -> Any:
-        """A replicated tree, or a step's metrics, as NumPy copies; waits for them. The inverse of `replicate`."""
+        """A replicated tree, or a step's metrics, as NumPy copies; blocks until ready. The inverse of `replicate`."""
         ...
 
     def put(self, batch: Any) -> Any:
-        """This process's part of a batch, (b, ...) host arrays, onto its devices. Returns before the copy ends."""
+        """Copies this process's part of a batch, (b, ...) host arrays, to its devices. Returns before the copy ends."""
         ...
 
     def train_step(self, step: TrainStep) -> TrainStep:
-        """Maps a step made with this `axis_name`. The state that goes in is donated: it can not be used again."""
+        """Maps a step made with this `axis_name`. The input state is donated: it cannot be used again."""
         ...
 
 
@@ -77,14 +77,14 @@ class Single:
 
 
 class Pmap:
-    """`jax.pmap`: trees have a leading axis of local devices."""
+    """`jax.pmap`: arrays have a leading axis of local devices."""
 
     axis_name: str | None = AXIS
 
     def __init__(self) -> None:
         self.local_count = jax.local_device_count()
         self.device_count = jax.device_count()
-        # The sharding of pmap's own results; another one would be copied at each step.
+        # The sharding of pmap's own results; any other would cost a copy at each step.
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
         self.sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -96,7 +96,7 @@ class Pmap:
         return jax.tree.map(stack, tree)
 
     def unreplicate(self, tree: Any) -> Any:
-        # The first device's part; indexing the whole array would run a program over all devices.
+        # The first device's shard; indexing the array itself would run a program on all devices.
         return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
 
     def put(self, batch: Any) -> Any:
@@ -110,17 +110,17 @@ class Pmap:
 
 
 class Jit:
-    """`jax.jit` over a mesh of all devices: batch sharded by images, state replicated or divided.
+    """`jax.jit` over a mesh of all devices: the batch is sharded by images, the state replicated or sharded.
 
-    The mesh has n / shard_state x shard_state devices; the images go over both axes, each array of the state over the
-    second one, along its longest axis that divides. Arrays without one are replicated.
+    The mesh is n / shard_state x shard_state devices. Images are sharded over both mesh axes. Each array of the state
+    is sharded over the second one, along its longest axis that `shard_state` divides, or replicated if there is none.
     """
 
     axis_name: str | None = None
 
     def __init__(self, devices: Sequence[Any] | None = None, shard_state: int = 1) -> None:
-        """devices: all of them, or those of another machine, for which `train_step(...).lower` can compile."""
-        # By processes, so that each one's rows lie together; jax.make_mesh may mix them for the network's sake.
+        """devices: default all; those of another machine allow `train_step(...).lower` to compile for it."""
+        # Sorted by process, so that its rows are contiguous; jax.make_mesh may reorder devices for the network.
         devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         self.device_count, self.shard_state = len(devices), shard_state
         grid = np.array(devices).reshape(-1, shard_state)
@@ -129,7 +129,7 @@ class Jit:
         self.sharded = NamedSharding(self.mesh, PartitionSpec((AXIS, STATE_AXIS)))
 
     def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Of an array of the state."""
+        """The sharding of a state array of this shape."""
         fitting = [axis for axis, size in enumerate(shape) if size and size % self.shard_state == 0]
         if self.shard_state == 1 or not fitting:
             return self.replicated
@@ -165,9 +165,10 @@ class Jit:
 
 
 def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) -> Parallel:
-    """The form that config.run.parallel names, for a batch of `batch_size` images over all devices.
+    """What config.run.parallel names, for a batch of `batch_size` images over all devices.
 
-    Raises ParallelError when the batch does not divide by devices and micro-batches, or the devices by `shard_state`.
+    Raises ParallelError if the batch is not a multiple of devices times micro-batches, or the number of devices not one
+    of `shard_state`.
     """
     kind = ParallelKind.parse("config.run.parallel", kind)
     if kind == ParallelKind.SINGLE and jax.process_count() > 1:
@@ -175,7 +176,7 @@ def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) 
     if shard_state > 1 and (kind != ParallelKind.JIT or jax.device_count() % shard_state):
         raise ParallelError(
             f"config.run.shard_state is {shard_state}; that needs config.run.parallel='jit' (it is {kind!r})"
-            f" and a multiple of so many devices (there are {jax.device_count()})"
+            f" and a multiple of {shard_state} devices (there are {jax.device_count()})"
         )
     parallel: Parallel
     if kind == ParallelKind.JIT:
@@ -190,10 +191,10 @@ def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) 
 
 
 def map_detect(detect: Callable[[Any, Any, Any], Detections]) -> Callable[[Any, Any, Any], Detections]:
-    """The function (variables, images, sizes) -> Detections on this process's devices; returns before they are done.
+    """Maps (variables, images, sizes) -> Detections over this process's devices; the result returns asynchronously.
 
-    Images need nothing from each other, so each device takes its share (b is filled up to a multiple of the devices)
-    and other processes do their own images at their own pace. Give it variables from `local_variables`.
+    Images are independent, so each device takes a share (b is padded to a multiple of the devices), and no process
+    waits for another. Pass variables from `local_variables`.
     """
     mesh = _local_mesh()
     count = mesh.size
@@ -218,12 +219,12 @@ def map_detect(detect: Callable[[Any, Any, Any], Detections]) -> Callable[[Any, 
 
 
 def local_variables(variables: Any) -> Any:
-    """Host variables, once copied to this process's devices, for many calls of what `map_detect` made."""
+    """Host variables copied to this process's devices, to be reused in many calls of a `map_detect` function."""
     return jax.device_put(_copies(variables), NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def prefetch(items: Iterable[T], put: Callable[[T], Any], ahead: int = 1) -> Iterator[Any]:
-    """Yields `put(item)` for each item, when `ahead` more have been put, so that copies overlap with the step."""
+    """Yields `put(item)` for each item once `ahead` more items have been put, so that copies overlap with the steps."""
     queue: collections.deque[Any] = collections.deque()
     for item in items:
         queue.append(put(item))
@@ -237,5 +238,5 @@ def _local_mesh() -> Mesh:
 
 
 def _copies(tree: Any) -> Any:
-    """NumPy copies: a device array that aliases its source would be deleted with it when donated."""
+    """NumPy copies: if a device array aliased its source, donating it would delete the source too."""
     return jax.tree.map(np.array, tree)

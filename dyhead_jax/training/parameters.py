@@ -1,14 +1,14 @@
-"""Which parameters a model has, and what its modules declare of them.
+"""The parameters of a model, and what its modules declare about them.
 
-A module may say of its own parameters and sub-modules, by name, in a class attribute, a field or a property that is a
-tuple of text:
+A module may list its own parameters and sub-modules by name, in these class attributes, fields or properties (tuples of
+strings):
 
-    offset_parameters      say where something samples: they learn at config.optim.offset_rate of the learning rate
-    position_parameters    tables of positions: decayed only with config.optim.decay_positions
+    offset_parameters      predict sampling positions: their learning rate is multiplied by config.optim.offset_rate
+    position_parameters    position tables: decayed only with config.optim.decay_positions
     undecayed_parameters   never decayed
-    frozen_parameters      never trained; so are those for which the detector's `is_frozen(path)` is true
+    frozen_parameters      never trained; neither are those for which the detector's `is_frozen(path)` is true
 
-and a class attribute `is_norm = True` says that its parameters are a norm's, as those of Flax's norms are.
+A class attribute `is_norm = True` marks all parameters of the module as those of a norm, like those of Flax's norms.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm, 
 
 
 class ParameterError(ValueError):
-    """A declaration that names no parameter; the message names the module."""
+    """A module declares a parameter that it does not have; the message names the module."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """shapes: the model's variables as `jax.ShapeDtypeStruct`. The sets hold paths below "params"."""
+    """shapes: the model's variables as `jax.ShapeDtypeStruct`. The sets hold paths within "params"."""
 
     shapes: Any
     offsets: frozenset[Path]
@@ -44,17 +44,18 @@ class Parameters:
         return path in self.frozen
 
 
-def survey(model: Any, init: Callable[[], Any]) -> Parameters:
-    """The parameters of a detector. Traces `init`, which returns its variables, and asks each module that is called.
+def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
+    """The parameters of a detector. Traces `init`, which returns its variables, and reads the declarations of each
+    module that is called.
 
-    Raises ParameterError where a module declares a parameter that it does not have.
+    Raises ParameterError if a module declares a parameter that it does not have.
     """
-    declared: dict[str, dict[Path, str]] = defaultdict(dict)  # by kind and path, the class that declares
+    declared: dict[str, dict[Path, str]] = defaultdict(dict)  # kind -> path -> name of the declaring class
 
-    def look(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def collect(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if not module.path and not isinstance(module, type(model)):
-            return call(*args, **kwargs)  # a module that is tried out on its own
+            return call(*args, **kwargs)  # called on its own, outside the model
         for kind in DECLARED:
             for name in getattr(module, kind, ()):
                 declared[kind][(*module.path, name)] = type(module).__name__
@@ -62,7 +63,7 @@ def survey(model: Any, init: Callable[[], Any]) -> Parameters:
             declared["norms"][module.path] = type(module).__name__
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(collect):
         shapes = jax.eval_shape(init)
     paths = list(traverse_util.flatten_dict(shapes["params"]))
 
@@ -70,7 +71,7 @@ def survey(model: Any, init: Callable[[], Any]) -> Parameters:
         for prefix, owner in declared[kind].items():
             of_module = {path for path in paths if path[: len(prefix) - 1] == prefix[:-1]}
             if of_module and not any(path[: len(prefix)] == prefix for path in of_module):
-                raise ParameterError(f"{owner} declares {kind} {prefix[-1]!r}, but has none: {'/'.join(prefix)}")
+                raise ParameterError(f"{owner} declares {kind} {prefix[-1]!r}, but has no {'/'.join(prefix)}")
         return frozenset(path for path in paths for n in range(len(path) + 1) if path[:n] in declared[kind])
 
     return Parameters(

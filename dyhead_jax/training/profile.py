@@ -1,4 +1,4 @@
-"""A window of steps traced for xprof (`xprof <workdir>/profile`, or TensorBoard's profile plugin)."""
+"""Traces a window of steps for xprof (`xprof <workdir>/profile`, or TensorBoard's profile plugin)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 
 
 class Profile:
-    """Traces the steps `window` = (first, last), counted from 1, into a folder; () traces none.
+    """Traces the steps `window` = (first, last), counted from 1, into a folder; () traces nothing.
 
-    A context manager, which ends a trace under way.
+    A context manager: leaving it ends a running trace.
     """
 
     def __init__(self, folder: Path, window: tuple[int, ...]):
@@ -18,13 +18,13 @@ class Profile:
         self._tracing = False
 
     def before(self, step: int) -> None:
-        """Begins with the window's first step, or later where the run is resumed inside it."""
+        """Starts the trace at the first step of the window, or later if the run was resumed inside it."""
         if self._window and not self._tracing and self._window[0] <= step <= self._window[1]:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 
     def after(self, step: int, values: Any) -> None:
-        """Ends with the window's last step, when `values`, its results, are there."""
+        """Ends the trace after the last step of the window, once `values`, the step's results, are ready."""
         if self._tracing and step >= self._window[1]:
             jax.block_until_ready(values)
             self._end()

@@ -1,4 +1,4 @@
-"""How far a training run is: a bar on a terminal, plain lines elsewhere, speed and input wait."""
+"""Progress of a training run: a bar on a terminal, plain lines elsewhere, with speed and input wait."""
 
 import math
 import sys
@@ -10,28 +10,28 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Progress of a training run: a tqdm bar where standard error is a terminal, elsewhere one plain line every `every`
-    steps on standard output.
+    """Shows progress: a tqdm bar if standard error is a terminal, otherwise a line on standard output every `log_every`
+    steps.
 
-    total: steps of the whole run. start: steps already done, on resume. images_per_step: of the global batch.
-    Speed counts training alone: wrap evaluation and checkpoints in `with progress.paused():`. The first step compiles
-    and does not count. What waits for the next batch is wrapped in `with progress.waiting(busy):`.
+    total: steps of the whole run. start: steps already done when resumed. images_per_step: of the global batch.
+    The speed is that of training alone: wrap evaluation and checkpoints in `with progress.paused():`. The first step
+    compiles and does not count. Wrap waiting for the next batch in `with progress.waiting(busy):`.
     """
 
     def __init__(
-        self, total: int, *, images_per_step: int, start: int = 0, every: int = 50, terminal: bool | None = None
+        self, total: int, *, images_per_step: int, start: int = 0, log_every: int = 50, terminal: bool | None = None
     ):
-        self.total, self.every, self.images_per_step = total, every, images_per_step
+        self.total, self.log_every, self.images_per_step = total, log_every, images_per_step
         self.step = start
         terminal = sys.stderr.isatty() if terminal is None else terminal
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if terminal else None
         self._started = False
         self._last_time = self._paused_time = 0.0
         self._window_seconds, self._window_steps, self._window_wait = 0.0, 0, 0.0
-        self._seconds, self._steps, self._wait = 0.0, 0, 0.0  # since the start, for the time left
+        self._seconds, self._steps, self._wait = 0.0, 0, 0.0  # since the start, to estimate the time left
 
     def update(self, step: int, loss: float | None = None) -> None:
-        """Says that `step` steps are done. loss: of the latest step known, which may be an earlier one."""
+        """Reports that `step` steps are done. loss: the latest known, possibly of an earlier step."""
         now, done = time.perf_counter(), step - self.step
         if self._started:
             seconds = now - self._last_time - self._paused_time
@@ -43,15 +43,15 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._text(loss), refresh=False)
             self._bar.update(done)
-        elif step % self.every == 0 or step == self.total:
+        elif step % self.log_every == 0 or step == self.total:
             left = ""
             if self._steps:
                 left = f"  {_clock((self.total - step) * self._seconds / self._steps)} left"
             print(f"step {step}/{self.total}  {self._text(loss)}{left}", flush=True)
 
     def speed(self) -> dict[str, float]:
-        """Since this method was last asked, NaN before a second step is done: "images_per_second", and "input_wait",
-        the fraction of the training time that went by in `waiting`."""
+        """Since the last call: "images_per_second", and "input_wait", the fraction of the training time spent in
+        `waiting`. NaN before the second step is done."""
         seconds, steps, wait = self._window_seconds, self._window_steps, self._window_wait
         self._window_seconds, self._window_steps, self._window_wait = 0.0, 0, 0.0
         if seconds <= 0:
@@ -60,11 +60,11 @@ class Progress:
 
     @contextmanager
     def waiting(self, busy: Callable[[], bool]) -> Iterator[None]:
-        """The time inside, in which the host takes a batch, is a wait of the devices for their input.
+        """Counts the time inside, in which the host fetches a batch, as devices waiting for input.
 
-        Steps run while the host goes on, so it is none where `busy()`, asked at the end, says that the devices still
-        have work from before: they had it all the time. Otherwise they ran dry at some moment inside, and all of the
-        time counts: an upper bound. Of several hosts each knows its own wait alone; the first step does not count.
+        Steps run asynchronously: if `busy()`, called at the end, says that the devices are still working, they never
+        waited and nothing counts. Otherwise they ran out of work at some point, and all of the time counts: an upper
+        bound. Each host measures only its own wait; the first step does not count.
         """
         begin = time.perf_counter()
         yield
@@ -75,7 +75,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of the speed; prints inside do not tear the bar."""
+        """Excludes the time inside from the speed; prints inside do not break the bar."""
         begin = time.perf_counter()
         if self._bar is not None:
             self._bar.clear()

@@ -1,4 +1,4 @@
-"""The train step and the detect step, as one device sees them; `parallel.py` maps them over devices."""
+"""The train step and the detect step for one device; `parallel.py` maps them over devices."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,8 +10,7 @@ import optax
 from flax import struct
 
 from dyhead_jax.training import optim
-from dyhead_jax.training import parameters as model_parameters
-from dyhead_jax.training.parameters import Parameters
+from dyhead_jax.training.parameters import Parameters, trace_parameters
 from dyhead_jax.types import Batch, Detections
 
 Metrics = dict[str, jax.Array]
@@ -22,10 +21,10 @@ TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 class TrainState:
     """Everything that a step changes.
 
-    step: () int32, the number of steps done. After n of them and one whose loss or gradient is not finite it is -1 - n,
-    and all else stays as it was before that one, whatever steps follow (see `before_failure`). params, batch_stats: the
-    model's variables (batch_stats {} where it has none). opt_state: of the trained parameters only. average: {"params",
-    "batch_stats"} averaged over steps, or None.
+    step: () int32, the number of steps done. If the loss or gradient of a step is not finite after n good steps, it
+    becomes -1 - n and the rest of the state stays frozen as it was before that step (see `before_failure`).
+    params, batch_stats: the model's variables (batch_stats is {} if it has none). opt_state: of the trained parameters
+    only. average: {"params", "batch_stats"} averaged over steps, or None.
     """
 
     step: jax.Array
@@ -35,17 +34,17 @@ class TrainState:
     average: Any = None
 
     def variables(self) -> dict[str, Any]:
-        """The variables for evaluation: the average where there is one."""
+        """The variables for evaluation: the average if there is one."""
         return self.average if self.average is not None else {"params": self.params, "batch_stats": self.batch_stats}
 
     def before_failure(self) -> "TrainState":
-        """The state from which the step went that was not finite. Of a state that has seen such a step only."""
+        """The state before the step that was not finite; only valid after such a step."""
         return dataclasses.replace(self, step=-1 - self.step)
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for a program that runs once, such as an `init`: on a CPU it is compiled without LLVM's optimisation,
-    which takes several times longer than it saves there."""
+    """`jax.jit` for a program that runs once, such as an `init`. On a CPU it skips LLVM's optimisation, which takes
+    several times longer than it saves."""
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=options)
 
@@ -53,29 +52,28 @@ def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
 def init_variables(
     model: Any, key: jax.Array, canvas: tuple[int, int], given: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """{"params", "batch_stats"} of a detector with random weights; batch_stats is {} where it has none.
+    """{"params", "batch_stats"} of a detector with random weights; batch_stats is {} if it has none.
 
-    canvas: (height, width) of some image; the weights do not depend on it. given: a part of the same tree, to be kept.
-    To be called inside `jit_once` or `jax.eval_shape`.
+    canvas: (height, width) of any image; the weights do not depend on it. given: a part of the same tree, to be kept.
+    Call it inside `jit_once` or `jax.eval_shape`.
     """
     height, width = canvas
     sizes = jnp.asarray([canvas], jnp.int32)
     images = jnp.zeros((1, height, width, 3), jnp.uint8)
-    # `model.init`, but that variables which are there need no random numbers
+    # like `model.init`, but draws no random numbers for the given variables
     _, variables = model.apply(given or {}, images, sizes, method="detect", mutable=True, rngs={"params": key})
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def survey(model: Any, canvas: tuple[int, int]) -> Parameters:
     """The parameters of a detector; canvas as in `init_variables`."""
-    return model_parameters.survey(model, lambda: init_variables(model, jax.random.key(0), canvas))
+    return trace_parameters(model, lambda: init_variables(model, jax.random.key(0), canvas))
 
 
 def create_state(
     parameters: Parameters, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
 ) -> TrainState:
-    """The state before the first step. parameters: of the model; variables: as `init_variables` gives them; ema: 0 is
-    off."""
+    """The state before the first step. parameters: from `survey`; variables: from `init_variables`; ema: 0 is off."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     trained, _ = optim.partition(params, parameters.is_frozen)
     average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
@@ -101,14 +99,14 @@ def make_train_step(
 ) -> TrainStep:
     """The function (state, batch) -> (state, metrics).
 
-    parameters: of the model (`survey`). axis_name: the mapped axis over whose devices gradients and losses are
-    averaged, the model's own `axis_name`; None where the step sees the whole batch. accumulate: micro-batches that the
-    (device's) batch is divided into, one forward and backward each. Losses are divided by what the whole batch counts,
-    such as its positives: with more than one micro-batch the step first asks the model for the normalizers of each
-    (`count`) and gives their means to `losses`, so that, statistics of batch norm apart, the update is that of the
-    whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
-    Metrics, scalars of float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
-    grad_norm before clipping. Random numbers depend on the seed, the step, the device and the micro-batch only.
+    parameters: from `survey`. axis_name: the mapped axis over which gradients and losses are averaged, the same as the
+    model's `axis_name`; None if the step sees the whole batch. accumulate: number of micro-batches into which the
+    device's batch is split, one forward and backward pass each. Losses are divided by counts over the whole batch, such
+    as its number of positives: with more than one micro-batch, the step first gets the normalizers of each from the
+    model (`count`) and passes their means to `losses`. Except for the statistics of batch norm, the update is then that
+    of the whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
+    Metrics are scalars, float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
+    grad_norm before clipping. Random numbers depend only on the seed, the step, the device and the micro-batch.
     """
 
     def apply(method: str, params: Any, batch_stats: Any, batch: Batch, key: jax.Array, **given: Any) -> Any:
@@ -124,7 +122,7 @@ def make_train_step(
         )
 
     def grads_of(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array, **given: Any) -> Any:
-        """given: `normalizers`, where they are not those of the batch."""
+        """given: `normalizers`, unless they are those of `batch` itself."""
 
         def objective(trained: Any) -> Any:
             losses, changed = apply("losses", optim.merge(trained, frozen), batch_stats, batch, key, **given)
@@ -137,7 +135,7 @@ def make_train_step(
     def accumulated(trained: Any, frozen: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
         parts = (jnp.arange(accumulate), split_batch(batch, accumulate))
 
-        def count(_: None, part: Any) -> Any:  # the compiler drops all of the network that the counts do not depend on
+        def count(_: None, part: Any) -> Any:  # the compiler drops the parts of the network that the counts do not need
             number, micro_batch = part
             part_key = jax.random.fold_in(key, number)
             return None, apply("count", optim.merge(trained, frozen), batch_stats, micro_batch, part_key)[0]
@@ -177,7 +175,7 @@ def make_train_step(
             now = {"params": params, "batch_stats": batch_stats}
 
             def blend(mean: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-                # What the step hands through (frozen weights, their statistics) needs no kernel to stay as it is.
+                # Arrays that the step does not change (frozen weights, their statistics) need no kernel.
                 return mean if new is old else mean + ((1 - decay) * (new - mean)).astype(mean.dtype)
 
             average = jax.tree.map(blend, average, before, now)
@@ -190,7 +188,7 @@ def make_train_step(
         after = TrainState(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
         )
-        # The host looks a step late: until it does, a state stands still at its first failure, so that it can be saved.
+        # The host checks metrics one step late: until then the state stays frozen at the first failure, to be saved.
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (state.step >= 0)
         stopped = dataclasses.replace(state, step=jnp.minimum(state.step, -1 - state.step))
         return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, stopped), metrics
@@ -199,16 +197,16 @@ def make_train_step(
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-    """(b, ...) arrays to (parts, b / parts, ...): part k has the images k, k + parts, ..., so that over a sharded b no
-    image changes its device. Raises ValueError when b is not a multiple of parts."""
+    """Reshapes (b, ...) arrays to (parts, b / parts, ...): part k has the images k, k + parts, ..., so that with a
+    sharded b no image moves to another device. Raises ValueError if b is not a multiple of parts."""
     size = batch.images.shape[0]
     if size % parts:
-        raise ValueError(f"a device's {size} images do not divide into config.optim.accumulate={parts} micro-batches")
+        raise ValueError(f"a device's {size} images cannot be split into config.optim.accumulate={parts} micro-batches")
     return jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def make_detect(model: Any) -> Callable[[Any, jax.Array, jax.Array], Detections]:
-    """The function (variables, images (b, h, w, 3) uint8, sizes (b, 2) height and width) -> Detections."""
+    """The function (variables, images (b, h, w, 3) uint8, sizes (b, 2) (height, width)) -> Detections."""
 
     def detect(variables: Any, images: jax.Array, sizes: jax.Array) -> Detections:
         return model.apply(variables, images, sizes, method="detect")

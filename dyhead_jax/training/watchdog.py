@@ -1,8 +1,8 @@
-"""Notices in every process when another one of a run has ended, and ends its own with a line that says so.
+"""Detects in every process that another process of the run has ended, then ends its own with one line that says so.
 
-A process that dies leaves the others waiting in a collective operation, which has no end of its own. JAX would end them
-too, after a heartbeat time-out of its own, but by an abort with a stack trace of C++. That abort comes, and at once,
-when process 0 is killed: process 0 keeps the store by which all of this goes.
+When a process dies, the others wait forever in a collective operation. JAX would also end them, after its heartbeat
+time-out, but by an abort with a C++ stack trace. If process 0 is killed that abort is immediate and cannot be avoided:
+process 0 hosts the key-value store that all messages go through.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from typing import Any
 import jax
 
 POLL_SECONDS = 1.0
-SILENT_SECONDS = 40.0  # a process that says nothing for so long is lost; a large JSON may hold one up for ten
+SILENT_SECONDS = 40.0  # a process silent for longer is lost; parsing a large JSON can block one for ten seconds
 
 _DONE = "done"
 _FAILED = "failed "
 
 
 class Watchdog:
-    """Tells the other processes once a second that this one lives, and listens to them. A thread.
+    """A thread that sends a heartbeat to the other processes once a second and listens to theirs.
 
-    `finish` before leaving in peace; `fail` before leaving with an error, which then ends the others.
+    Call `succeed` before a normal exit and `fail` before an exit with an error, which then ends the others.
     """
 
     def __init__(self, own: int, count: int):
-        from jax._src.distributed import global_state  # the one place of this store; Orbax takes it from there too
+        from jax._src.distributed import global_state  # JAX has no public access to the store; Orbax does the same
 
         self._store: Any = global_state.client
         self._own, self._count = own, count
@@ -38,12 +38,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Stops watching; the others see that this process has ended well."""
+    def succeed(self) -> None:
+        """Stops watching and tells the others that this process ended normally."""
         self._stop(_DONE)
 
     def fail(self, reason: str) -> None:
-        """Tells the others that this process ends with an error. Process 0, which keeps the store, gives them time."""
+        """Tells the others that this process ends with an error; process 0, which hosts the store, waits for them."""
         self._stop(_FAILED + reason)
         if self._own == 0:
             time.sleep(3 * POLL_SECONDS)
@@ -51,7 +51,7 @@ class Watchdog:
     def _stop(self, message: str) -> None:
         self._ending.set()
         self._thread.join()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # when nobody is left to be told
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # no process is left
             self._say(message)
 
     def _say(self, message: str) -> None:
@@ -69,7 +69,7 @@ class Watchdog:
                 self._end(lost)
 
     def _listen(self) -> str | None:
-        """What is wrong with some other process, or None."""
+        """What is wrong with another process, or None."""
         now = time.monotonic()
         for key, message in self._store.key_value_dir_get("watchdog/"):
             process = int(key.rpartition("/")[2])
@@ -79,16 +79,16 @@ class Watchdog:
                 self._seen[process] = message, now
         for process, (_, since) in self._seen.items():
             if process != self._own and now - since > SILENT_SECONDS:
-                return f"process {process} has ended or hangs: nothing heard of it for {now - since:.0f} seconds"
+                return f"process {process} has ended or hangs: no sign of life for {now - since:.0f} seconds"
         return None
 
     def _end(self, lost: str) -> None:
         print(
-            f"error: process {self._own} of {self._count} ends, since {lost}; start all of them again to go on from the"
-            " last checkpoint",
+            f"error: process {self._own} of {self._count} ends, because {lost}; start all of them again to go on from"
+            " the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
         if self._own == 0:
-            time.sleep(3 * POLL_SECONDS)  # the others notice by themselves, as long as the store is there
+            time.sleep(3 * POLL_SECONDS)  # so that the others notice too while the store is up
         os._exit(1)

@@ -1,23 +1,23 @@
-"""The folder of a run, and whether a config may go on in it.
+"""The folder of a run, and whether a config may resume in it.
 
-config.json, metrics.jsonl, checkpoints/, figures/, data/ where a source keeps what it prepares, profile/ and failures/
+It holds config.json, metrics.jsonl, checkpoints/, figures/, data/ (data sets that a source prepares), profile/ and
+failures/.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax import config as configs
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, from_json, load_file, to_json
 from dyhead_jax.files import write_atomic
 
 
 class WorkdirError(ValueError):
-    """A folder that another run has; the message names the fields that differ."""
+    """The folder belongs to another run; the message names the fields that differ."""
 
 
-# What a run may change when it goes on: on which devices and in what memory it runs and where its data lie, not what it
-# computes. Some nodes lack some of these fields.
+# Fields that may change when a run resumes: devices, memory, logging, the location of the data; not what is computed.
+# Some nodes lack some of these fields.
 FREE = (
     "model.backbone.remat",
     "model.dyhead.remat",
@@ -42,7 +42,7 @@ FREE = (
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Raises WorkdirError when the folder belongs to a run of another config, or to no run but is in use.
+    """Raises WorkdirError if the folder belongs to a run with another config, or is in use without a config.json.
 
     Writes nothing.
     """
@@ -52,8 +52,8 @@ def check(workdir: Path, config: Config) -> None:
         if taken:
             raise WorkdirError(f"{workdir} has {taken[0]} but no config.json; choose another --workdir")
         return
-    before = configs.load_file(path)
-    config = configs.from_json(configs.to_json(config))  # as it would be read back: lists become tuples
+    before = load_file(path)
+    config = from_json(to_json(config))  # lists become tuples, as in the config read back
     changed = [line for name, line in _differences(before, config) if name not in FREE]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -64,19 +64,19 @@ def check(workdir: Path, config: Config) -> None:
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the folder and writes its config.json."""
+    """Creates the folder and writes its config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomic(workdir / "config.json", (configs.to_json(config) + "\n").encode())
+    write_atomic(workdir / "config.json", (to_json(config) + "\n").encode())
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """(name, "name was a, is b") of every field that differs."""
+    """(name, "name was a, is b") for each field that differs."""
     if type(before) is not type(now):
         return [(prefix, f"config.{prefix} was a {type(before).__name__}, is a {type(now).__name__}")]
     if not dataclasses.is_dataclass(now):
         return [] if before == now else [(prefix, f"config.{prefix} was {before!r}, is {now!r}")]
-    found = []
+    differences = []
     for field in dataclasses.fields(now):
         name = f"{prefix}.{field.name}" if prefix else field.name
-        found += _differences(getattr(before, field.name), getattr(now, field.name), name)
-    return found
+        differences += _differences(getattr(before, field.name), getattr(now, field.name), name)
+    return differences

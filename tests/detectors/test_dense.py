@@ -146,7 +146,7 @@ def test_wrong_options():
         ({"box_loss": "l1"}, "box_loss"),
         ({"clip_boxes": "never"}, "clip_boxes"),
     ):
-        model = tiny.make(FCOS, level_limits=(32.0, 64.0), **bad)
+        model = tiny.make(FCOS, level_limits=(32.0, 64.0), norm_groups=4, **bad)
         with pytest.raises(ValueError, match=name):
             jax.eval_shape(lambda m=model: m.init(jax.random.key(0), tiny.images(1), None, method="detect"))
     with pytest.raises(ValueError, match="level_limits"):

@@ -38,7 +38,7 @@ def test_parts_are_asked_what_they_freeze():
 def test_a_step_that_is_missing_is_named():
     truth = tiny.truth([[[10, 10, 34, 40]]])
     model = tiny.make(Detector)
-    with pytest.raises(NotImplementedError, match="Detector does not define targets"):
+    with pytest.raises(TypeError, match="Detector does not define targets"):
         model.apply({}, {}, truth, method="losses_from_maps")
-    with pytest.raises(NotImplementedError, match="Detector does not define detect_from_maps"):
+    with pytest.raises(TypeError, match="Detector does not define detect_from_maps"):
         model.apply({}, {}, truth.sizes, method="detect_from_maps")

@@ -32,6 +32,8 @@ def test_two_halves_train_as_the_whole(kind):
     cls, options = KINDS[kind]
     model = tiny.make(cls, blocks=0, **options | (ALL_SAMPLES if kind == "faster_rcnn" else {}))
     variables = tiny.init(model, seed=2)
+    if kind == "borderdet":  # coarse boxes of a useful size, so that some are corrected
+        variables["params"]["box_predictor"]["bias"] += 1.5
     optimizer = optax.sgd(0.01)
     state = steps.create_state(model, optimizer, {"params": variables["params"], "batch_stats": {}})
     batch = Batch(images=(60 * tiny.images(4) + 120).astype(jnp.uint8), ground_truth=TRUTH)
@@ -40,7 +42,7 @@ def test_two_halves_train_as_the_whole(kind):
         step = jax.jit(steps.make_train_step(model, optimizer, lambda _: 0.01, accumulate=accumulate))
         after[accumulate] = quickly_compiled(step, state, batch)(state, batch)
     (whole, whole_metrics), (halves, halves_metrics) = after[1], after[2]
-    assert all(np.isfinite(value) for value in whole_metrics.values())
+    assert all(np.isfinite(value) and value > 0 for value in whole_metrics.values())
     assert max_relative_difference(halves_metrics, whole_metrics) < 1e-4
     assert max_relative_difference(whole.params, state.params) > 1e-4
     change = jax.tree.map(lambda new, old: np.asarray(new - old), whole.params, state.params)

@@ -37,7 +37,7 @@ def main() -> None:
             yield loaded
 
     pipeline.eval_batches = eval_batches
-    with distributed.together(distributed.hosts(options)):
+    with distributed.initialized(distributed.hosts(options)):
         index, count = jax.process_index(), jax.process_count()
         run = map_detect(detect)
         metrics, results = evaluate_split(

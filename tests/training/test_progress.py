@@ -18,7 +18,7 @@ class Clock:
 def test_progress_without_a_terminal_is_plain_lines_and_counts_training_alone(capsys, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress_bar.time, "perf_counter", clock)
-    with progress_bar.Progress(8, images_per_step=4, every=2, start=0, terminal=False) as progress:
+    with progress_bar.Progress(8, images_per_step=4, log_every=2, start=0, terminal=False) as progress:
         assert all(math.isnan(value) for value in progress.speed().values())
         for step in range(1, 9):
             clock.now += 30.0 if step == 1 else 0.5  # the first step compiles
@@ -48,7 +48,7 @@ def test_input_wait_is_the_time_in_which_devices_had_nothing_to_do(capsys, monke
         clock.now += 1.0 - seconds
         progress.update(step)
 
-    with progress_bar.Progress(7, images_per_step=4, every=7, terminal=False) as progress:
+    with progress_bar.Progress(7, images_per_step=4, log_every=7, terminal=False) as progress:
         with progress.waiting(lambda: False):
             clock.now += 50.0  # loading starts
         clock.now += 30.0
