@@ -51,14 +51,14 @@ def parse(
             print("\nWith --config=FILE, --help lists its options.")
         return None
     if not options.config:
-        raise UsageError("--config=FILE is missing; configs/ has some (--help says more)")
+        raise UsageError("--config=FILE is missing; configs/ has some (see --help)")
     config = load_file(options.config)
     try:
         config = override(config, options.overrides)
     except ConfigError as error:
         raise ConfigError(f"{options.config}: {error}") from error
     if options.workdir is None:
-        raise UsageError("--workdir=DIR is missing: the folder of the run (--help says more)")
+        raise UsageError("--workdir=DIR is missing: the folder of the run (see --help)")
     if options.workdir.exists() and not options.workdir.is_dir():
         raise UsageError(f"--workdir={options.workdir} is a file; it must be a folder, or not exist")
     flags.FLAGS(["program"])  # loader processes check that absl's own flags were parsed
