@@ -4,9 +4,9 @@ Rows (targets): the paper's DyHead R-50, COCO test-dev, 43.0 AP (AP50 60.7, AP75
 53.9); the official code, retrained, val2017, 42.4. As `:reproduction` mmdetection's
 `atss_r50-caffe_fpn_dyhead_1x_coco`, 42.5, and as `:simple` its `atss_r50_fpn_dyhead_1x_coco`, 43.3.
 
-Schedule: 90,000 steps of 16 images, SGD at 0.01, a tenth of it after 60,000 and 80,000, warm-up of 1000 steps, short
-side 800; of the two variants 12 epochs (87,960 steps) of 16 images, SGD at 0.01, a tenth of it after 8 and 11 epochs,
-warm-up of 500 steps, short side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs MSRA's
+Schedule: 90,000 steps of 16 images, SGD at 0.01, divided by 10 after 60,000 and 80,000, warm-up of 1000 steps, short
+side 800; the two variants: 12 epochs (87,960 steps) of 16 images, SGD at 0.01, divided by 10 after 8 and 11 epochs,
+warm-up of 500 steps, short side 800. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images per device. Needs MSRA's
 caffe-style ImageNet weights, `:simple` torchvision's.
 
     python train.py --config=configs/atss_r50_dyhead_1x.py --config.data.root=PATH/TO/coco \

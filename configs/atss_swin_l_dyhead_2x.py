@@ -4,14 +4,14 @@ Rows (targets): the paper's DyHead Swin-L, COCO test-dev, multi-scale test, 58.7
 large 72.8). As `:single_scale` mmdetection's `atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco`, val2017, 56.2. As
 `:self_training` the paper's row with extra data, test-dev, 60.6 (AP50 78.5, AP75 66.6; medium 64.0, large 74.2).
 
-Schedule: 24 epochs (175,920 steps) of 16 images, AdamW at 5e-5 with decay 0.05 but not of norms and position tables, a
-tenth of the rate after 16 and 22 epochs, warm-up of 500 steps, short sides drawn from 480 to 1200, long sides at most
-2000 (mmdetection's; the paper's was not released). After the last step it is tested at thirteen scales with their
-object-size ranges, each also mirrored; evaluations on the way are plain. Meant for 16 GPUs of 80 GB or a TPU v4-32, one
-image a device. Needs the released ImageNet-22k weights (patch 4, window 12, 384 pixels).
+Schedule: 24 epochs (175,920 steps) of 16 images, AdamW at 5e-5 with decay 0.05 except for norms and position tables,
+the rate divided by 10 after 16 and 22 epochs, warm-up of 500 steps, short sides drawn from 480 to 1200, long sides at
+most 2000 (mmdetection's; the paper's was not released). After the last step the model is tested at thirteen scales with
+their object-size ranges, each also mirrored; evaluations during training are plain. Meant for 16 GPUs of 80 GB or a TPU
+v4-32, one image per device. Needs the released ImageNet-22k weights (patch 4, window 12, 384 pixels).
 
-Of self-training neither recipe nor weights were ever released: `:self_training` trains on what you labelled, ground
-truth and pseudo labels in annotations/instances_self_training.json, all its images in self_training/.
+Neither the recipe nor the weights of self-training were released: `:self_training` trains on your own ground truth and
+pseudo labels in annotations/instances_self_training.json, with all images in self_training/.
 
     python train.py --config=configs/atss_swin_l_dyhead_2x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/swin_large_384_22k.pth --workdir=runs/atss_swin_l_dyhead_2x

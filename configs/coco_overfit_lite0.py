@@ -1,7 +1,7 @@
-"""Can it learn at all? A few photographs of a COCO folder by heart, evaluated on themselves.
+"""A sanity check: overfits a few photographs of a COCO folder and evaluates on them.
 
-Trains on the first eight images of the training split (`--config.data.source.limit`) and evaluates on the same ones,
-with 80 classes, at 480x640 pixels: the check to make before a long run on new data.
+Trains on the first eight images of the training split (`--config.data.source.limit`) and evaluates on the same images,
+with 80 classes, at 480x640 pixels. Run it before a long run on new data.
 
     python train.py --config=configs/coco_overfit_lite0.py --config.data.root=PATH/TO/coco_folder --workdir=runs/overfit
 """
@@ -24,7 +24,7 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             num_classes=80,
-            pixel_mean=(127.0, 127.0, 127.0),  # as Lite0 was trained
+            pixel_mean=(127.0, 127.0, 127.0),  # as in the training of Lite0
             pixel_std=(128.0, 128.0, 128.0),
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
@@ -37,7 +37,7 @@ def get_config() -> Config:
             canvases=((480, 640), (640, 480)),
             short_side=(480,),
             long_side=640,
-            flip=0.0,  # by heart
+            flip=0.0,  # to overfit
             batch_size=4,
             eval_batch_size=4,
         ),
@@ -45,7 +45,7 @@ def get_config() -> Config:
             name="adamw",
             learning_rate=2e-3,
             backbone_rate=0.15,
-            offset_rate=0.05,  # a full step of Adam moves the samples by pixels
+            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
             weight_decay=0.0,
             schedule="cosine",
             warmup_steps=30,

@@ -1,4 +1,4 @@
-"""Drawn shapes: the demonstration, minutes on two CPU cores.
+"""Drawn shapes: the demonstration, a few minutes on two CPU cores.
 
 EfficientNet-Lite0 with its ImageNet weights, a 64-channel pyramid with strides 8-64, two DyHead blocks and ATSS learn
 to find six kinds of drawn shapes of 8 to 100 pixels, rotated, textured and overlapping, in pictures of 160 pixels.
@@ -27,12 +27,12 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             num_classes=len(NAMES),
-            pixel_mean=(127.0, 127.0, 127.0),  # as Lite0 was trained
+            pixel_mean=(127.0, 127.0, 127.0),  # as in the training of Lite0
             pixel_std=(128.0, 128.0, 128.0),
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
-            # offsets start at zero; features leave a block about as large as its norms' output, so Adam learns on them
+            # offsets start at zero; a block's output is about as large as its norms' output, so Adam learns on it
             dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple", norm_scale=12**0.5),
             head=ATSSConfig(kernel=3),
         ),
@@ -49,7 +49,7 @@ def get_config() -> Config:
             name="adamw",
             learning_rate=2e-3,
             backbone_rate=0.15,
-            offset_rate=0.05,  # a full step of Adam moves the samples by pixels
+            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
             weight_decay=0.02,
             decay_norms=False,
             decay_biases=False,

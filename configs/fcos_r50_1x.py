@@ -4,10 +4,10 @@ Rows, COCO val2017 (targets): mmdetection `fcos_r50-caffe_fpn_gn-head_1x_coco`, 
 sampling, normalised boxes, centreness on the box tower, GIoU and NMS at 0.6
 (`fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco`), 38.7 AP.
 
-Schedule: 12 epochs (87,960 steps) of 16 images, SGD at 0.01, a tenth of it after 8 and 11 epochs, warm-up of 500 steps,
-short side 800, biases at twice the rate and not decayed. There the plain row holds a third of the rate for 500 steps
-where this one rises from a third, and the biases of norms are decayed. Meant for 8 GPUs of 16 GB or a TPU v4-8, two
-images a device. Needs the caffe-style ImageNet weights.
+Schedule: 12 epochs (87,960 steps) of 16 images, SGD at 0.01, divided by 10 after 8 and 11 epochs, warm-up of 500 steps,
+short side 800, biases at twice the rate and not decayed. Differences: mmdetection's plain row holds a third of the rate
+for 500 steps, while here it rises from a third; and here the biases of norms are not decayed. Meant for 8 GPUs of 16 GB
+or a TPU v4-8, two images per device. Needs the caffe-style ImageNet weights.
 
     python train.py --config=configs/fcos_r50_1x.py --config.data.root=PATH/TO/coco \
         --config.model.pretrained=PATH/TO/resnet50_caffe.pth --workdir=runs/fcos_r50_1x

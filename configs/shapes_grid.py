@@ -1,10 +1,10 @@
-"""Drawn shapes in a grid: any detector, with DyHead, without it, or with some of its attentions; minutes on two cores.
+"""A grid of experiments on drawn shapes: any detector with DyHead, without it, or with some attentions; minutes each.
 
-The text behind the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two DyHead
-blocks, or followed by what is on: `plain` for no block (two layers of towers in their place), `none` for blocks with
-all three attentions off, or names of attentions. Backbone, pyramid, pictures and schedule are those of
-`demo_shapes.py`. Blocks start with GroupNorm scales that make the features behind them about as large in every cell:
-the mean of three maps is smaller than each, and the scale attention starts by halving it.
+The text after the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two full
+DyHead blocks, or followed by `plain` (no blocks, but towers of two layers), `none` (blocks with all three attentions
+off) or the names of the attentions that are on. Backbone, pyramid, pictures and schedule are those of `demo_shapes.py`.
+The initial GroupNorm scales make features after a block about equally large in every experiment: the mean of three maps
+is smaller than each of them, and the scale attention initially halves it.
 
     python train.py --config=configs/shapes_grid.py:fcos --workdir=runs/fcos
     python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
@@ -28,16 +28,16 @@ from dyhead_jax.config import (
 )
 
 ATTENTIONS = ("scale", "spatial", "task")
-LIMITS = (24.0, 48.0, 96.0)  # pixels, between the ranges of the four levels: shapes have 8 to 100
+LIMITS = (24.0, 48.0, 96.0)  # borders between the ranges of the four levels, in pixels; shapes have 8 to 100
 
 
 def get_config(cell: str = "atss") -> Config:
-    """cell: see above. Raises ConfigError for others."""
+    """cell: the text described above. Raises ConfigError for others."""
     detector, *on = cell.split(",")
     if detector not in HEADS:
-        raise ConfigError(f":{cell} does not begin with a detector; there are {', '.join(HEADS)}")
+        raise ConfigError(f":{cell} does not begin with a detector; it may be one of {', '.join(HEADS)}")
     if on not in (["plain"], ["none"]) and (set(on) - set(ATTENTIONS) or len(set(on)) != len(on)):
-        raise ConfigError(f":{cell}: behind the detector may stand plain, none, or any of {', '.join(ATTENTIONS)}")
+        raise ConfigError(f":{cell}: the detector may be followed by plain, none, or any of {', '.join(ATTENTIONS)}")
     config = demo()
     if on == ["plain"]:
         config.model.dyhead.num_blocks = 0

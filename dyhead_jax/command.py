@@ -18,7 +18,7 @@ class UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help says more)")
+        raise UsageError(f"{message} (see --help)")
 
 
 def parser(prog: str, description: str, examples: str = "", add_help: bool = True) -> argparse.ArgumentParser:

@@ -232,7 +232,7 @@ def _main() -> None:
         print(to_torch(options.workdir, options.step, options.layout, options.out))
         return
     if options.file is None or options.config is None:
-        raise command.UsageError("give FILE and --config=FILE (--help says more)")
+        raise command.UsageError("give FILE and --config=FILE (see --help)")
     if options.out is not None or options.step is not None:
         raise command.UsageError("--out and --step need --to-torch")
     config = flags.override(flags.load_file(options.config), options.overrides)

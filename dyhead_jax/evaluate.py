@@ -56,7 +56,7 @@ def _main() -> None:
             raise command.UsageError(f"{argument!r} is not an option; only config.evaluation may be changed")
     files = options.annotations is not None or options.detections is not None
     if (options.workdir is None) == (not files):
-        raise command.UsageError("give either --workdir, or --annotations and --detections (--help says more)")
+        raise command.UsageError("give either --workdir, or --annotations and --detections (see --help)")
     if files:
         if options.annotations is None or options.detections is None:
             raise command.UsageError("--annotations and --detections must be given together")

@@ -143,7 +143,7 @@ def test_help_lists_every_option(config_file, capsys):
     assert "A run of seconds." in out
     assert "--config.data.source.train_images=12" in out
     assert "--config.data.canvases=((64,64),)" in out
-    assert "# images a step, all devices and hosts together" in out
+    assert "# images per step, over all devices and hosts" in out
 
 
 # The folder of a run

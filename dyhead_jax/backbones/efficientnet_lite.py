@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: the small backbone that trains on a CPU.
 
-Tan and Le 2019, and TensorFlow's EfficientNet-Lite: no squeeze-and-excitation, ReLU6 for swish, the stem not scaled,
-TensorFlow's SAME padding (the odd pixel below and on the right), batch norm epsilon 1e-3. The pretrained weights want
-RGB images normalised as (x - 127) / 128: `pixel_mean` 127 and `pixel_std` 128, each three times.
+Tan and Le 2019, and TensorFlow's EfficientNet-Lite: no squeeze-and-excitation, ReLU6 instead of swish, unscaled stem,
+TensorFlow's SAME padding (the odd pixel at the bottom and right), batch norm epsilon 1e-3. The pretrained weights need
+RGB images normalised as (x - 127) / 128: `pixel_mean` (127, 127, 127) and `pixel_std` (128, 128, 128).
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-MAPS = (2, 3, 5, 7)  # the stages, counted from 1, whose results are C2 to C5
+MAPS = (2, 3, 5, 7)  # stages, counted from 1, whose outputs are C2 to C5
 
 
 class InvertedResidual(nn.Module):
@@ -73,12 +73,12 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 without its classifier: images to the maps C2 to C5, of 24, 40, 112 and 320 channels.
+    """EfficientNet-Lite0 without its classifier: images to the maps C2 to C5, with 24, 40, 112 and 320 channels.
 
-    norm: as in `BatchNorm`. frozen_stages: -1 nothing, 0 the stem, k the stem and the first k of the seven stages;
+    norm: as in `BatchNorm`. frozen_stages: -1: none, 0: the stem, k: the stem and the first k of seven stages;
     these keep their batch norm in eval mode and get no gradient. axis_name: as in `BatchNorm`.
-    Convolutions start normal with variance 2 / fan-out as in the TensorFlow code, where the fan-out of a depthwise one
-    is its k * k taps; norms at scale 1 and bias 0.
+    As in the TensorFlow code, convolutions start normal with variance 2 / fan-out, where the fan-out of a depthwise one
+    is its k * k taps; norms start with scale 1 and bias 0.
     """
 
     norm: NormMode = NormMode.EVAL
@@ -118,7 +118,7 @@ class EfficientNetLite(nn.Module):
         return maps
 
     def is_frozen(self, path: tuple[str, ...]) -> bool:
-        """Whether the parameter at `path` below the backbone, such as ("block_0", "bn1", "scale"), never trains."""
+        """Whether the parameter at `path` in the backbone, such as ("block_0", "bn1", "scale"), is never trained."""
         number = 0
         if path[0].startswith("block_"):
             first = 0

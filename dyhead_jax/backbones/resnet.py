@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt, with frozen stages and deformable convolutions in chosen stages.
+"""ResNet and ResNeXt, with frozen stages and with deformable convolutions in selected stages.
 
 He et al. 2016, Xie et al. 2017 (ResNeXt), Dai et al. 2017 and Zhu et al. 2019 (DCN v1, v2). Names and arithmetic follow
 torchvision and mmdetection 3: `layer1_0/conv1/kernel` is their `layer1.0.conv1.weight`.
@@ -29,14 +29,14 @@ DEPTHS = {
 
 
 class Style(Choice):
-    """Where a bottleneck strides: in its 3x3 convolution, or in its first 1x1."""
+    """Which convolution of a bottleneck has the stride: the 3x3, or the first 1x1."""
 
     TORCH = "torch"
     CAFFE = "caffe"
 
 
 class Deform(Choice):
-    """Deformable convolutions with offsets, or with offsets and a mask."""
+    """Deformable convolutions: none, with offsets (v1), or with offsets and a mask (v2)."""
 
     NONE = "none"
     V1 = "v1"
@@ -47,8 +47,8 @@ def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
     """3x3 maximum at stride 2, padded by one: (b, h, w, c) -> (b, ceil(h / 2), ceil(w / 2), c).
 
     implementation: "shifted" (the maximum of nine slices), "lax" (a window reduction, whose gradient takes five times
-    as long on the CPU), or "auto": see `backend.shifted_or_lax`. Among equal maxima the gradient is shared ("shifted")
-    or goes to the first ("lax").
+    as long on a CPU), or "auto" (see `backend.shifted_or_lax`). The gradient of equal maxima is shared among them
+    ("shifted") or goes to the first ("lax").
     """
     if implementation == "auto":
         implementation = backend.shifted_or_lax()
@@ -63,11 +63,11 @@ def max_pool(x: jax.Array, implementation: str = "auto") -> jax.Array:
 
 
 class DeformConv(nn.Module):
-    """A 3x3 deformable convolution without bias; its block predicts offsets and mask by a plain convolution beside it.
+    """A 3x3 deformable convolution without bias. (b, h, w, c) -> (b, ceil(h / stride), ceil(w / stride), features).
 
-    That one gives 18 offsets (dy, dx of each tap, taps row-major) and in v2 also 9 masks, before their sigmoid. It
-    shares stride and padding and starts at zero, so that the layer starts as a plain convolution (v2: half
-    of one). (b, h, w, c) -> (b, ceil(h / stride), ceil(w / stride), features).
+    The block predicts offsets and mask with a separate plain convolution of the same stride and padding: 18 offsets (dy
+    and dx of each tap, taps row-major) and in v2 also 9 masks before their sigmoid. It starts at zero, so the layer
+    starts as a plain convolution (in v2, half of one).
     """
 
     features: int
@@ -85,8 +85,8 @@ class DeformConv(nn.Module):
 
 
 def split_offsets(raw: jax.Array, deform: str) -> tuple[jax.Array, jax.Array | None]:
-    """Offset convolution's (b, h, w, 18 or 27) -> offsets (b, h, w, 9, 2) and, for "v2", masks (b, h, w, 9); float32 or
-    wider, since bfloat16 cannot hold a coordinate above 256."""
+    """Output (b, h, w, 18 or 27) of the offset convolution -> offsets (b, h, w, 9, 2) and, for v2, masks (b, h, w, 9);
+    float32 or wider, because bfloat16 cannot represent all coordinates above 256."""
     raw = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
     offsets = raw[..., :18].reshape(*raw.shape[:3], 9, 2)
     return offsets, jax.nn.sigmoid(raw[..., 18:]) if deform == Deform.V2 else None
@@ -170,10 +170,10 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet or ResNeXt: images to the maps C2 to C5. The fields are those of `config.ResNetConfig`.
 
-    Convolutions start He-normal by fan-out, norms at scale 1 and bias 0, offset convolutions at zero. Frozen stages
-    keep their batch norm in eval mode whatever `norm` says, and no gradient flows into them.
+    Convolutions start He-normal by fan-out, norms with scale 1 and bias 0, offset convolutions at zero. Frozen stages
+    keep their batch norm in eval mode whatever `norm` is, and get no gradient.
     remat: recompute each block in the backward pass.
-    axis_name: the mapped axis over which `norm="sync"` averages statistics; None where one program sees the batch.
+    axis_name: the mapped axis over which `norm="sync"` averages statistics; None if one program sees the whole batch.
     """
 
     depth: int = 50
@@ -194,7 +194,7 @@ class ResNet(nn.Module):
         """Normalised float images (b, h, w, 3) -> [C2, C3, C4, C5], NHWC of stride 4, 8, 16, 32 (sizes rounded up).
 
         In training with norm="sync" the collection batch_stats must be mutable.
-        Raises ValueError naming the field, for a depth, style, norm or deform there is not.
+        Raises ValueError, which names the field, for an unknown depth, style, norm or deform.
         """
         self._check()
         bottleneck, blocks = DEPTHS[self.depth]
@@ -229,7 +229,7 @@ class ResNet(nn.Module):
         return maps
 
     def is_frozen(self, path: tuple[str, ...]) -> bool:
-        """Whether the parameter at `path` below the backbone, such as ("layer1_0", "conv1", "kernel"), never trains."""
+        """Whether the parameter at `path` of the backbone, as ("layer1_0", "conv1", "kernel"), is never trained."""
         stage = int(path[0][len("layer")]) if path[0].startswith("layer") else 0
         norm_affine = path[-1] == "scale" or (path[-1] == "bias" and not path[-2].endswith("_offset"))
         return stage <= self.frozen_stages or (self.norm == NormMode.FROZEN and norm_affine)

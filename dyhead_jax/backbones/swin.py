@@ -1,6 +1,6 @@
 """Swin Transformer (Liu et al. 2021) for any input size, as in its detection code and mmdetection 3.
 
-Parameters follow the official order of channels in patch merging; `names` permutes mmdetection's.
+Patch merging has the official order of channels; `weights.names` permutes mmdetection's.
 """
 
 from typing import Any, ClassVar
@@ -12,15 +12,15 @@ from flax import linen as nn
 
 from dyhead_jax.ops.conv import Conv, scale_shift
 
-MASKED = -100.0  # added to the logits of pixels that the cyclic shift brought together
+MASKED = -100.0  # added to the logits of pixels that are neighbours only by the cyclic shift
 PATCH = 4
-small_normal = nn.initializers.normal(0.02)  # the reference's truncation, at 100 standard deviations, cuts nothing
+small_normal = nn.initializers.normal(0.02)  # the reference truncates at 100 standard deviations, which has no effect
 
 
 class Linear(nn.Module):
-    """A linear layer over the last axis; normal .02, zero bias.
+    """A linear layer over the last axis. The kernel starts as N(0, 0.02), the bias at zero.
 
-    One matrix product of flattened positions: contracting several axes makes a slow weight gradient on the CPU.
+    One matrix product over flattened positions: contracting several axes makes the weight gradient slow on a CPU.
     """
 
     features: int
@@ -38,13 +38,13 @@ class Linear(nn.Module):
 
 
 def layer_norm(x: jax.Array, name: str) -> jax.Array:
-    """Layer norm over channels, arithmetic in float32 or wider; the result has the dtype of x."""
+    """Layer norm over channels, computed in float32 or wider; the result has the dtype of x."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=wide, name=name)(x).astype(x.dtype)
 
 
 def window_index(window: int) -> np.ndarray:
-    """Row of the bias table for each pair of pixels of a window, (window**2, window**2): (dy, dx) from query to key."""
+    """Row of the bias table, by (dy, dx), for each (query, key) pair of pixels of a window: (window**2, window**2)."""
     points = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), -1).reshape(-1, 2)
     delta = points[:, None] - points[None] + window - 1
     return delta[..., 0] * (2 * window - 1) + delta[..., 1]
@@ -53,7 +53,7 @@ def window_index(window: int) -> np.ndarray:
 def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
     """(windows, window**2, window**2) float32: 0 where two pixels of a window were neighbours before the cyclic shift.
 
-    height, width: of the map padded to whole windows.
+    height, width: of the map, padded to whole windows.
     """
 
     def region(n: int) -> np.ndarray:
@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and a two-layer perceptron, each behind a norm and beside a shortcut: (b, h, w, c) -> same.
+    """Window attention and a two-layer MLP, each with a norm before it and a shortcut: (b, h, w, c) -> same shape.
 
     shift: of the windows, in pixels. drop_path: probability that a sample skips a branch (needs the rng "dropout").
     """
@@ -132,7 +132,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 cells to one pixel of twice the channels; an odd map gets a row or column of zeros."""
+    """Merges 2x2 cells to one with twice the channels; odd maps are padded by a row or column of zeros."""
 
     dtype: Any
 
@@ -140,13 +140,13 @@ class PatchMerging(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         _, h, w, c = x.shape
         x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
-        # the official order of the four: (row, column) = (0, 0), (1, 0), (0, 1), (1, 1)
+        # official order of the four cells: (row, column) = (0, 0), (1, 0), (0, 1), (1, 1)
         x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
         return Linear(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(layer_norm(x, "norm"))
 
 
 class PatchEmbedding(nn.Module):
-    """4x4 patches to `features` channels, and a norm; the image is padded to whole patches."""
+    """Maps 4x4 patches to `features` channels, then a norm; the image is padded to whole patches."""
 
     features: int
     dtype: Any
@@ -162,7 +162,7 @@ class PatchEmbedding(nn.Module):
 
 
 def bicubic(size: int, out: int) -> np.ndarray:
-    """(out, size) matrix of PyTorch's bicubic resize (a = -0.75, half-pixel centres, border repeated)."""
+    """PyTorch's bicubic resize as an (out, size) matrix (a = -0.75, half-pixel centres, border replicated)."""
 
     def weight(t: np.ndarray) -> np.ndarray:
         t, a = np.abs(t), -0.75
@@ -180,15 +180,15 @@ def bicubic(size: int, out: int) -> np.ndarray:
 
 
 class Swin(nn.Module):
-    """Swin Transformer: images to the maps C2 to C5, each through a layer norm `norm0` to `norm3` of its own.
+    """Swin Transformer: images to the maps C2 to C5, each with its own layer norm, `norm0` to `norm3`.
 
     Swin-T: features 96, depths (2, 2, 6, 2), heads (3, 6, 12, 24); S: depths (2, 2, 18, 2); B: features 128, heads
-    (4, 8, 16, 32), L: 192, (6, 12, 24, 48), both with the depths of S. drop_path: of the last block, linearly less
-    before, in training only. absolute_position: a learned table of position_size x position_size patches, resized
-    bicubically to the map, is added after the patch embedding. Frozen stages get no gradient and drop nothing.
-    remat: recompute each block in the backward pass. Weights start normal .02 (the reference's truncated normal cuts at
-    +-2, which is nothing), biases zero, norms 1 and 0.
-    `axis_name` is there for the backbones' common interface: nothing here crosses images.
+    (4, 8, 16, 32); L: 192, (6, 12, 24, 48); both with the depths of S. drop_path: rate of the last block,
+    decreasing linearly to 0 at the first; in training only. absolute_position: add a learned table of position_size x
+    position_size patches, resized bicubically to the map, after the patch embedding. Frozen stages get no gradient and
+    drop no paths. remat: recompute each block in the backward pass. Weights start as N(0, 0.02) (the reference
+    truncates at +-2, which has no effect), biases at 0, norms with scale 1 and bias 0.
+    `axis_name` only serves the common interface of backbones: nothing here crosses images.
     """
 
     features: int = 96
@@ -207,8 +207,8 @@ class Swin(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Normalised float images (b, h, w, 3) -> [C2, C3, C4, C5], NHWC of stride 4, 8, 16, 32 (sizes rounded up).
 
-        In training with drop_path above 0 the rng "dropout" is needed. Raises ValueError when depths and heads differ
-        in length or heads do not divide the channels.
+        Training with drop_path above 0 needs the rng "dropout". Raises ValueError if depths and heads differ in length
+        or heads do not divide the channels.
         """
         self._check()
         x = PatchEmbedding(self.features, self.dtype, name="patch_embed")(images)
@@ -239,7 +239,7 @@ class Swin(nn.Module):
         return ("absolute_pos_embed",) if self.absolute_position else ()
 
     def is_frozen(self, path: tuple[str, ...]) -> bool:
-        """Whether the parameter at `path` below the backbone, such as ("layer0_1", "fc1", "kernel"), never trains."""
+        """Whether the parameter at `path` in the backbone, such as ("layer0_1", "fc1", "kernel"), is never trained."""
         name = path[0]
         for prefix in ("layer", "downsample", "norm"):
             if name.startswith(prefix):

@@ -1,9 +1,9 @@
-"""The schema of an experiment: nested dataclasses whose fields are every option there is.
+"""The schema of an experiment: nested dataclasses with a field for each option.
 
-A config file is Python with `get_config() -> Config`. As the nodes are slotted dataclasses, a misspelt name dies in
-the file, and `--config.a.b=v` (ml_collections.config_flags) fails on the command line. The nodes `model.backbone`,
+A config file is Python with `get_config() -> Config`. The dataclasses have slots, so a misspelt name fails in the file
+as well as on the command line (`--config.a.b=v`, ml_collections.config_flags). The nodes `model.backbone`,
 `model.neck`, `model.dyhead` with its attentions, `model.head` and `data.source` name a class in `module`; the other
-fields of such a node are options of that class (see `nodes`). `validate` runs after the overrides.
+fields of such a node are the options of that class (see `nodes`). `validate` runs after the overrides.
 """
 
 from dyhead_jax.config.backbones import EfficientNetLiteConfig, ResNetConfig, SwinConfig

@@ -1,4 +1,4 @@
-"""The backbones: what `config.model.backbone` may be."""
+"""The backbones: choices for `config.model.backbone`."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ class ResNetConfig:
 
     module: str = "dyhead_jax.backbones.resnet:ResNet"
     depth: int = 50  # 18, 34, 50, 101 or 152
-    style: str = "torch"  # where a bottleneck strides: "torch" in its 3x3, "caffe" in its first 1x1
+    style: str = "torch"  # stride of a bottleneck: "torch" in its 3x3, "caffe" in its first 1x1
     width: int = 64  # channels of the stem; the stages scale with it
     groups: int = 1  # ResNeXt cardinality, 64 in 64x4d
-    group_width: int = 64  # ResNeXt base width, 4 in 64x4d; without effect at groups=1
-    norm: str = "eval"  # "frozen" no training at all, "eval" fixed statistics, "sync" statistics of the global batch
-    frozen_stages: int = 1  # -1 nothing, 0 the stem, k the stem and the first k stages
+    group_width: int = 64  # ResNeXt base width, 4 in 64x4d; no effect with groups=1
+    norm: str = "eval"  # "frozen": not trained, "eval": fixed statistics, "sync": statistics of the global batch
+    frozen_stages: int = 1  # -1: none, 0: the stem, k: the stem and the first k stages
     deform: str = "none"  # "none", "v1" (offsets) or "v2" (offsets and mask)
-    deform_stages: tuple[int, ...] = ()  # among 2, 3, 4, 5, for the maps C2 to C5
+    deform_stages: tuple[int, ...] = ()  # any of 2, 3, 4, 5, for the maps C2 to C5
     remat: bool = False  # recompute each block in the backward pass
 
 
@@ -26,7 +26,7 @@ class EfficientNetLiteConfig:
 
     module: str = "dyhead_jax.backbones.efficientnet_lite:EfficientNetLite"
     norm: str = "eval"  # as in ResNetConfig
-    frozen_stages: int = 2  # -1 nothing, 0 the stem, k the stem and the first k of the seven stages
+    frozen_stages: int = 2  # -1: none, 0: the stem, k: the stem and the first k of seven stages
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class SwinConfig:
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = 7
-    drop_path: float = 0.2  # of the last block; earlier ones linearly less
-    absolute_position: bool = False  # a learned table added after the patch embedding
-    position_size: int = 56  # side of that table in patches, 1/4 of the pretraining image's
-    frozen_stages: int = -1  # -1 nothing, 0 the patch embedding, k also the first k stages
+    drop_path: float = 0.2  # of the last block; decreases linearly to 0 at the first
+    absolute_position: bool = False  # add a learned table after the patch embedding
+    position_size: int = 56  # side of that table in patches: 1/4 of the pretraining image's
+    frozen_stages: int = -1  # -1: none, 0: the patch embedding, k: also the first k stages
     remat: bool = False  # recompute each block in the backward pass

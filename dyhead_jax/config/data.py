@@ -1,4 +1,4 @@
-"""The data: `config.data` and what `config.data.source` may be."""
+"""The data: `config.data`, and choices for `config.data.source`."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,13 +8,13 @@ from dyhead_jax.config.nodes import Parent
 
 @dataclass(slots=True, kw_only=True)
 class ShapesConfig:
-    """Drawn shapes: needs no files; made into an array_record data set on first use."""
+    """Drawn shapes: needs no files; written to an array_record data set on first use."""
 
     module: str = "dyhead_jax.data.shapes:Shapes"
-    root: str = ""  # where the data set is kept; "" is <workdir>/data
+    root: str = ""  # folder of the data set; "" is <workdir>/data
     train_images: int = 2000
     val_images: int = 200
-    size: int = 160  # pixels of a square picture
+    size: int = 160  # side of the square pictures in pixels
     seed: int = 0
 
 
@@ -28,19 +28,19 @@ class CocoFolderConfig:
     train_images: str = "train"
     val_annotations: str = "annotations/instances_val.json"
     val_images: str = "val"
-    limit: int = 0  # only the first so many images of each split; 0 is all
-    prepared: bool = False  # pack the images into array_record under <workdir>/data first; for slow network disks
+    limit: int = 0  # use only the first images of each split, this many; 0 is all
+    prepared: bool = False  # first pack the images into array_record in <workdir>/data; for slow network disks
 
 
 @dataclass(slots=True, kw_only=True)
 class CocoRecordsConfig:
-    """COCO 2017 in array_record: of `python -m dyhead_jax.data prepare coco`, or tfds' own coco/2017."""
+    """COCO 2017 in array_record, from `python -m dyhead_jax.data prepare coco` or tfds' coco/2017."""
 
     module: str = "dyhead_jax.data.coco_records:CocoRecords"
     root: str = ""  # the prepared folder, or tfds' data_dir
-    train_annotations: str = "annotations/instances_train2017.json"  # relative to root; "" takes the records' own boxes
+    train_annotations: str = "annotations/instances_train2017.json"  # relative to root; "": boxes in the records
     val_annotations: str = "annotations/instances_val2017.json"
-    limit: int = 0  # only the first so many images of each split; 0 is all
+    limit: int = 0  # use only the first images of each split, this many; 0 is all
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,17 +48,17 @@ class DataConfig(Parent):
     NODES: ClassVar = {"source": ("workdir",)}
 
     source: Any = field(default_factory=CocoFolderConfig)
-    root: str = ""  # shorthand: when set, it replaces source.root
+    root: str = ""  # shorthand: if set, replaces source.root
     canvases: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # (height, width) buckets
-    short_side: tuple[int, ...] = (800,)  # one value, or a (low, high) range drawn in training
-    short_side_choice: bool = False  # draw among the values of short_side instead of the range
+    short_side: tuple[int, ...] = (800,)  # one value, or a range (low, high) to draw from in training
+    short_side_choice: bool = False  # draw one of the values of short_side instead of from the range
     long_side: int = 1333
-    scale_jitter: tuple[float, float] = (1.0, 1.0)  # further zoom in training; above 1 crops, below 1 pads
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # range of a further zoom in training; above 1 crops, below 1 pads
     color_jitter: float = 0.0  # strength of brightness, contrast, saturation changes
     flip: float = 0.5  # probability of a horizontal flip in training
-    batch_size: int = 16  # images a step, all devices and hosts together
+    batch_size: int = 16  # images per step, over all devices and hosts
     eval_batch_size: int = 8
     max_boxes: int = 100
-    min_box_side: float = 1.0  # pixels after the transforms; smaller boxes are left out of training, and counted
-    workers: int = 0  # loader processes; 0 loads in threads of the main one
-    skip_empty: bool = True  # leave images without boxes out of training, and say how many
+    min_box_side: float = 1.0  # pixels after the transforms; smaller boxes do not train, and are counted
+    workers: int = 0  # loader processes; 0 loads in threads of the main process
+    skip_empty: bool = True  # leave images without boxes out of training and print how many

@@ -1,5 +1,5 @@
-"""The error of a config that no run can use."""
+"""The error for invalid configs."""
 
 
 class ConfigError(ValueError):
-    """A value that no run can use; the message names the field or the import path."""
+    """An invalid config; the message names the field or the import path."""

@@ -1,4 +1,4 @@
-"""The experiment as a whole: `config` with `config.model`, `config.optim` and `config.run`."""
+"""The whole experiment: `config` with `config.model`, `config.optim` and `config.run`."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -25,11 +25,11 @@ class ModelConfig(Parent):
 
     num_classes: int = 80
     dtype: str = "float32"  # or "bfloat16"; coordinates, norms, pooled statistics and losses stay float32
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in the order of RGB, whatever `bgr` says
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in RGB order, whatever `bgr` says
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    bgr: bool = False  # the backbone wants blue first (caffe weights)
-    pad_divisor: int = 32  # an image's own padding; anchors beyond it do not train (mmdetection's rule)
-    pretrained: str = ""  # of the backbone: a file of weights (`layouts`), or "efficientnet-lite0" (extra lite0)
+    bgr: bool = False  # the backbone takes BGR images (caffe weights)
+    pad_divisor: int = 32  # an image's own padding: to multiples of this; see head.train_in_padding
+    pretrained: str = ""  # backbone weights: a file (see `layouts`), or "efficientnet-lite0" (extra lite0)
     backbone: Any = field(default_factory=ResNetConfig)
     neck: Any = field(default_factory=FPNConfig)
     dyhead: Any = field(default_factory=DyHeadConfig)
@@ -40,38 +40,38 @@ class ModelConfig(Parent):
 class OptimConfig:
     name: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = 0.01
-    base_batch_size: int = 0  # what learning_rate is meant for: scaled linearly to data.batch_size; 0 takes it as is
+    base_batch_size: int = 0  # batch size of learning_rate, which is scaled linearly to data.batch_size; 0: not scaled
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
-    offset_rate: float = 1.0  # multiplies that of the convolutions that predict sampling offsets (Deformable DETR: 0.1)
-    bias_rate: float = 1.0  # multiplies the learning rate of biases, but not of norms' (FCOS: 2)
+    offset_rate: float = 1.0  # the same for convolutions that predict sampling offsets (Deformable DETR: 0.1)
+    bias_rate: float = 1.0  # the same for biases, except those of norms (FCOS: 2)
     momentum: float = 0.9  # SGD
     weight_decay: float = 1e-4
-    decay_norms: bool = True  # decay also norm scales and biases, as both references do with SGD
+    decay_norms: bool = True  # decay norm scales and biases too, as both references do with SGD
     decay_biases: bool = True
-    decay_positions: bool = True  # decay also Swin's tables of absolute and relative positions
+    decay_positions: bool = True  # decay Swin's tables of absolute and relative positions too
     schedule: str = "step"  # "step", "cosine" or "constant"
-    milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # of "step", fractions of all steps; x0.1 at each
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # for "step": fractions of all steps; x0.1 at each
     warmup_steps: int = 500
     warmup_start: float = 0.001  # fraction of the learning rate at step 0
-    clip_norm: float = 0.0  # of the global gradient; 0 is off
-    ema: float = 0.0  # decay of the averaged weights that evaluation uses; 0 is off
-    accumulate: int = 1  # micro-batches a step
+    clip_norm: float = 0.0  # maximum norm of the whole gradient; 0 is off
+    ema: float = 0.0  # decay of the weight average that is used for evaluation; 0 is off
+    accumulate: int = 1  # micro-batches per step
 
 
 @dataclass(slots=True, kw_only=True)
 class RunConfig:
     steps: int = 90_000
-    eval_every: int = 7_500  # steps; 0 evaluates at the end only
-    checkpoint_every: int = 2_500
-    max_to_keep: int = 3  # checkpoints besides the best
-    log_every: int = 50
+    eval_every: int = 7_500  # in steps; 0: only at the end
+    checkpoint_every: int = 2_500  # in steps
+    max_to_keep: int = 3  # number of latest checkpoints; the best is kept too
+    log_every: int = 50  # in steps
     parallel: str = "pmap"  # "pmap", "jit" (over a mesh) or "single"
-    shard_state: int = 1  # "jit": devices that parameters, optimiser state and average are divided over; 1 is whole
-    tensorboard: bool = False  # needs the extra `tensorboard`
+    shard_state: int = 1  # with "jit": number of devices that share one copy of the training state; 1: no sharding
+    tensorboard: bool = False  # write event files too; needs the extra `tensorboard`
     figure_images: int = 9  # held-out images drawn after each evaluation
-    compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" is none
-    profile_steps: tuple[int, ...] = ()  # (first, last) to trace into <workdir>/profile, for xprof; () is none
-    debug_nans: bool = False
+    compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" disables it
+    profile_steps: tuple[int, ...] = ()  # (first, last) to trace into <workdir>/profile for xprof; () is none
+    debug_nans: bool = False  # JAX's jax_debug_nans: stop at the operation that makes a NaN; slow
 
 
 @dataclass(slots=True, kw_only=True)

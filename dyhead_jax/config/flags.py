@@ -1,7 +1,7 @@
-"""The options of a run: `--config=FILE --config.a.b=VALUE --workdir=DIR`, checked before anything starts.
+"""The command line of a run: `--config=FILE --config.a.b=VALUE --workdir=DIR`, checked before anything starts.
 
-Values are parsed by `ml_collections.config_flags`; here names are looked up first, so that an error says which name is
-wrong and what was probably meant, and `--help` lists every option of a config file with what it is for.
+`ml_collections.config_flags` parses the values. This module checks the names first, so that an error says which name is
+wrong and suggests a correction, and lists every option of a config file with its explanation for `--help`.
 """
 
 import argparse
@@ -20,27 +20,26 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dyhead_jax import command
-from dyhead_jax import config as configs
+from dyhead_jax import command, config
 from dyhead_jax.command import UsageError
-from dyhead_jax.config import Config, ConfigError, nodes
+from dyhead_jax.config import Config, ConfigError, nodes, validate
 
 
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser of the options of a run, to which a program may add its own; see `parse`."""
+    """A parser for the options of a run, for `parse`; a program may add options of its own."""
     result = command.parser(prog, description, add_help=False)
-    result.add_argument("-h", "--help", action="store_true", help="with --config=FILE also its options")
-    result.add_argument("--config", metavar="FILE", help="a config file; --config.NAME=VALUE changes an option of it")
-    result.add_argument("--workdir", type=Path, metavar="DIR", help="the folder of the run")
+    result.add_argument("-h", "--help", action="store_true", help="show this text, and with --config=FILE its options")
+    result.add_argument("--config", metavar="FILE", help="config file; --config.NAME=VALUE changes one of its options")
+    result.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run")
     return result
 
 
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> tuple[Config, argparse.Namespace] | None:
-    """The checked config and all options, or None when `--help` was asked for and printed.
+    """The validated config and all options, or None after printing `--help`.
 
-    parser: of `parser`; arguments: without the program's name, None takes the process's own.
+    parser: from the function `parser`; arguments: without the program's name; None: those of the process.
     Raises UsageError for a wrong command line and ConfigError for a wrong config file or value.
     """
     options = command.parse(parser, arguments)
@@ -52,30 +51,30 @@ def parse(
             print("\nWith --config=FILE, --help lists its options.")
         return None
     if not options.config:
-        raise UsageError("--config=FILE is missing; configs/ has some (--help says more)")
+        raise UsageError("--config=FILE is missing; configs/ has some (see --help)")
     config = load_file(options.config)
     try:
         config = override(config, options.overrides)
     except ConfigError as error:
         raise ConfigError(f"{options.config}: {error}") from error
     if options.workdir is None:
-        raise UsageError("--workdir=DIR is missing: the folder of the run (--help says more)")
+        raise UsageError("--workdir=DIR is missing: the folder of the run (see --help)")
     if options.workdir.exists() and not options.workdir.is_dir():
-        raise UsageError(f"--workdir={options.workdir} is a file; it must be a folder, or a name that is free")
-    flags.FLAGS(["program"])  # loader processes ask whether absl's own flags were parsed
+        raise UsageError(f"--workdir={options.workdir} is a file; it must be a folder, or not exist")
+    flags.FLAGS(["program"])  # loader processes check that absl's own flags were parsed
     return config, options
 
 
 def override(config: Config, arguments: Sequence[str]) -> Config:
-    """`config` with the values of `arguments`, each `--config.<name>=<value>`, checked.
+    """`config` changed by `arguments`, each `--config.<name>=<value>`, and validated.
 
-    An import path in the place of a node makes that node anew; its own options follow: `--config.model.dyhead.task=m:T
-    --config.model.dyhead.task.width=8`. Raises UsageError for a wrong name or value and ConfigError for a config that
-    no run can use.
+    An import path given for a node replaces the node; its own options may follow: `--config.model.dyhead.task=m:T
+    --config.model.dyhead.task.width=8`. Raises UsageError for a wrong name or value and ConfigError for an invalid
+    config.
     """
     arguments = _set_nodes(config, arguments)
     for argument in arguments:
-        _find(config, argument)
+        _check_name(config, argument)
     values, line = flags.FlagValues(), ["", *arguments]
     config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=line)
     try:
@@ -83,16 +82,16 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
     except flags.Error as error:
         raise UsageError(str(error)) from error
     try:
-        configs.validate(values.config)
+        validate(values.config)
     except TypeError as error:
         raise ConfigError(f"a value has the wrong type: {error}") from error
     return values.config
 
 
 def load_file(argument: str) -> Config:
-    """What `get_config()` of a config file returns; "FILE:TEXT" calls `get_config("TEXT")`.
+    """The config that `get_config()` of a config file returns; "FILE:TEXT" calls `get_config("TEXT")`.
 
-    Raises ConfigError, which names the file and the line, when there is no such file, or it does not run.
+    Raises ConfigError, which names the file and the line, if the file does not exist or raises an error.
     """
     name, separator, text = argument.partition(":")
     path = Path(name)
@@ -103,11 +102,11 @@ def load_file(argument: str) -> Config:
         if get_config is None:
             raise ConfigError("it does not define get_config()")
         if separator and not inspect.signature(get_config).parameters:
-            raise ConfigError(f"get_config() takes no argument, so that nothing can follow the file's name (:{text})")
+            raise ConfigError(f"get_config() takes no argument, so nothing may follow the name of the file (:{text})")
         config = get_config(text) if separator else get_config()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a user's file may raise
+    except Exception as error:  # a user's file may raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
         raise ConfigError(f"{path}{'' if line is None else f', line {line}'}: {_reason(error)}") from error
@@ -117,7 +116,7 @@ def load_file(argument: str) -> Config:
 
 
 def describe(config: Config, path: Path) -> str:
-    """The docstring of a config file and its options, one a line: name, value, and the comment beside its field."""
+    """The docstring of a config file and its options, one per line: name, value, and the comment of the field."""
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     lines = [f"{path}:", *(f"  {line}".rstrip() for line in doc.splitlines()), "", "Options and their values:", ""]
 
@@ -142,14 +141,14 @@ def describe(config: Config, path: Path) -> str:
 
 
 def _set_nodes(config: Config, arguments: Sequence[str]) -> list[str]:
-    """Sets the nodes among the arguments, outer ones first, and returns the others."""
-    found, rest = [], []
+    """Sets the nodes that arguments name, outer ones first, and returns the other arguments."""
+    node_arguments, rest = [], []
     for argument in arguments:
         name, _, path = argument.removeprefix("--config.").partition("=")
         *parents, last = name.removesuffix(".module").split(".")
-        known = argument.startswith("--config.") and path
-        (found if known and _is_place_of_node(config, parents, last) else rest).append((argument, parents, last, path))
-    for argument, parents, last, path in sorted(found, key=lambda item: len(item[1])):
+        is_node = argument.startswith("--config.") and path and _holds_node(config, parents, last)
+        (node_arguments if is_node else rest).append((argument, parents, last, path))
+    for argument, parents, last, path in sorted(node_arguments, key=lambda item: len(item[1])):
         node: Any = config
         for name in parents:
             node = getattr(node, name)
@@ -160,7 +159,7 @@ def _set_nodes(config: Config, arguments: Sequence[str]) -> list[str]:
     return [argument for argument, *_ in rest]
 
 
-def _is_place_of_node(config: Config, parents: Sequence[str], last: str) -> bool:
+def _holds_node(config: Config, parents: Sequence[str], last: str) -> bool:
     node: Any = config
     for name in parents:
         if not dataclasses.is_dataclass(node) or name not in _names(node):
@@ -169,8 +168,8 @@ def _is_place_of_node(config: Config, parents: Sequence[str], last: str) -> bool
     return isinstance(node, nodes.Parent) and last in node.NODES
 
 
-def _find(config: Config, argument: str) -> None:
-    """Raises UsageError unless the config has what the argument names."""
+def _check_name(config: Config, argument: str) -> None:
+    """Raises UsageError unless the config has the field that the argument names."""
     match = re.match(r"--(?:no)?config\.([^=]*)", argument)
     assert match is not None
     node: Any = config
@@ -195,7 +194,7 @@ def _unknown(node: Any, name: str) -> str:
 
 def _reason(error: Exception) -> str:
     match = re.match(r"'(\w+)' object has no attribute '(\w+)'", str(error))
-    node = getattr(configs, match[1], None) if match else None
+    node = getattr(config, match[1], None) if match else None
     if match and dataclasses.is_dataclass(node):
         return _unknown(node, match[2])
     if isinstance(error, SyntaxError):
@@ -204,7 +203,7 @@ def _reason(error: Exception) -> str:
 
 
 def _comments(node: Any) -> dict[str, str]:
-    """The comments beside the fields of a config class, or of the class that a node was made from."""
+    """The comments of the fields of a config class, or of the class from which a node was made."""
     owner = type(node)
     if isinstance(node, nodes.Options):
         owner = nodes.target_of(node)

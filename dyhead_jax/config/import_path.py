@@ -1,6 +1,6 @@
 """Import paths as configuration: `load("package.module:Name")`.
 
-A variant is a file of its own and one line of a config. There is no registry to enter and nothing to decorate.
+A variant is its own file and one line in a config: no registry, no decorator.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from typing import Any
 
 from dyhead_jax.config.errors import ConfigError
 
-_OF_LINEN = ("parent", "name")  # fields that Flax adds to every module
+_OF_LINEN = ("parent", "name")  # fields that Flax adds to each module
 
 
 def load(path: str) -> Any:
-    """The object that `path` ("package.module:Name") names.
+    """The object at `path`, "package.module:Name".
 
-    Raises ConfigError, with the names that the module does have, when the form is wrong, the module cannot be imported
-    or the name is missing.
+    Raises ConfigError if `path` is malformed, the module does not exist, or it lacks the name; the message then lists
+    the names that it has.
     """
     module_name, separator, name = path.partition(":")
     if not separator or not module_name or not name:
@@ -35,15 +35,15 @@ def load(path: str) -> Any:
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """What a class, a function or a `functools.partial` of one takes by keyword, by name.
+    """The keyword parameters, by name, of a class, a function or a `functools.partial` of one.
 
-    Of a Linen module these are its fields, without those that Flax adds. A partial's own keywords are its defaults.
+    For a Linen module these are its fields, without those that Flax adds. The keywords of a partial become defaults.
     """
     if isinstance(target, partial):
-        found = parameters(target.func)
+        inner = parameters(target.func)
         return {
             name: parameter.replace(default=target.keywords[name]) if name in target.keywords else parameter
-            for name, parameter in found.items()
+            for name, parameter in inner.items()
         }
     signature = inspect.signature(target).parameters.values()
     named = [p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -51,23 +51,23 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def call(target: Any, offered: dict[str, Any]) -> Any:
-    """Calls `target` with what it takes of `offered`; what a partial was given stays."""
+    """Calls `target` with those of the `offered` arguments that it takes; keywords of a partial have precedence."""
     fixed = target.keywords if isinstance(target, partial) else {}
     return target(**{name: offered[name] for name in parameters(target) if name in offered and name not in fixed})
 
 
 def hints(target: Any) -> dict[str, Any]:
-    """The declared types of what a class, a function or a partial of one takes, as far as they can be told."""
+    """The declared parameter types of a class, a function or a partial of one; {} if they cannot be resolved."""
     while isinstance(target, partial):
         target = target.func
     try:
         return typing.get_type_hints(target)
-    except (NameError, TypeError):  # names that only a type checker sees
+    except (NameError, TypeError):  # names imported for type checkers only
         return {}
 
 
 def name_of(target: Any) -> str:
-    """What to call a class, a function or a partial of one in a message."""
+    """The name of a class, a function or a partial of one, for messages."""
     while isinstance(target, partial):
         target = target.func
     return getattr(target, "__name__", type(target).__name__)

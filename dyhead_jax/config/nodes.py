@@ -1,13 +1,14 @@
-"""Config nodes: what is built from an import path, and with which options.
+"""Config nodes: an import path to a class or function, and the options to call it with.
 
-A node is a slotted dataclass with a field `module`, the import path, and a field for each option. This package writes
-its own out (ResNetConfig, ATSSConfig, ...). For any other class `make_node` makes one from what that class declares, so
-that a fork's class has its options in config files, on the command line and in `--help` without a line of ours:
+A node is a slotted dataclass with a field `module`, the import path, and a field for each option. The nodes of this
+package are written out (ResNetConfig, ATSSConfig, ...). For any other class `make_node` derives a node from the
+parameters that the class declares, so a fork's class has its options in config files, on the command line and in
+`--help` without a change here:
 
     config.model.dyhead.spatial = "mine:MySpatial"
     config.model.dyhead.spatial.num_points = 8
 
-Not among the options is what the parent hands down (`features`, `dtype`, ...), nor what JSON cannot hold.
+Values passed by the parent (`features`, `dtype`, ...) are not options, nor are values that JSON cannot hold.
 """
 
 import dataclasses
@@ -22,12 +23,12 @@ from typing import Any, ClassVar
 from dyhead_jax.config import import_path
 from dyhead_jax.config.errors import ConfigError
 
-OFF = "none"  # in the place of an import path: switched off
+OFF = "none"  # in place of an import path: switched off
 _PLAIN = (bool, int, float, str)
 
 
 class Options:
-    """Base of the nodes that `make_node` makes. One equals another with the same options, and its import path."""
+    """Base of the nodes from `make_node`. A node equals another with the same options, and also its import path."""
 
     __slots__ = ()
 
@@ -40,9 +41,10 @@ class Options:
 
 
 class Parent:
-    """Base of the config classes that have nodes for fields: an import path that is put there becomes its node.
+    """Base of config classes with nodes as fields: an import path assigned to such a field becomes a node.
 
-    NODES: by field what the parent hands down to the class that is named there, or the import path of those names.
+    NODES: for each of these fields the names of the values that the parent passes to the named class, or the import
+    path of a tuple of them.
     """
 
     __slots__ = ()
@@ -58,15 +60,15 @@ class Parent:
 
 
 def handed_down(parent: type, name: str) -> frozenset[str]:
-    """What `parent` hands down to the class of its node `name`."""
+    """The names of the values that `parent` passes to the class of its node `name`."""
     names = parent.NODES[name]  # type: ignore[attr-defined]
     return frozenset(import_path.load(names) if isinstance(names, str) else names)
 
 
 def make_node(value: str | dict[str, Any], handed_down: Iterable[str] = ()) -> Any:
-    """The node of an import path, or of {"module": path, option: value, ...}, as JSON has it.
+    """Makes a node from an import path, or from {"module": path, option: value, ...} as in JSON.
 
-    Raises ConfigError, with the options that there are, for an unknown one, and when the path leads nowhere.
+    Raises ConfigError for an unknown option, listing the known ones, and for an import path that does not exist.
     """
     options = {"module": value} if isinstance(value, str) else dict(value)
     path = options.pop("module", None)
@@ -76,7 +78,7 @@ def make_node(value: str | dict[str, Any], handed_down: Iterable[str] = ()) -> A
     known = [f.name for f in dataclasses.fields(cls) if f.name != "module"]
     for name in options:
         if name in handed_down:
-            raise ConfigError(f"{path}: {name} is handed down; set it on the parent")
+            raise ConfigError(f"{path}: {name} is set by the parent; change it there")
         if name not in known:
             raise ConfigError(f"{path} has no option {name!r}; it has {', '.join(known) or 'none'}")
     return cls(module=path, **options)
@@ -88,9 +90,9 @@ def is_node(value: Any) -> bool:
 
 
 def target_of(node: Any) -> Any:
-    """What a node names, with its options as a partial where they are not the defaults; None where it is off.
+    """The object that a node names, as a partial if options differ from their defaults; None if the node is off.
 
-    Raises ConfigError where the two do not fit.
+    Raises ConfigError if the options do not fit the object.
     """
     if node.module == OFF:
         return None
@@ -102,17 +104,17 @@ def target_of(node: Any) -> Any:
 
 
 def build(node: Any, **context: Any) -> Any:
-    """Calls what a node names with the node's options and with what it takes of `context`.
+    """Calls the object that a node names with the node's options and those values of `context` that it takes.
 
-    Modules thus take plain values, never the config itself. A node among the options becomes what `target_of` gives.
-    Raises ConfigError where the two do not fit.
+    Modules thus take plain values, never the config itself. A node among the options is replaced by its `target_of`.
+    Raises ConfigError if the options do not fit the object.
     """
     options = {name: target_of(value) if is_node(value) else value for name, value in options_of(node).items()}
     return import_path.call(partial(import_path.load(node.module), **options), context)
 
 
 def options_of(node: Any) -> dict[str, Any]:
-    """The options of a node by name. Raises ConfigError for one that its class does not take, or needs and has not."""
+    """The options of a node by name. Raises ConfigError for one that its class does not take, or requires but lacks."""
     takes = import_path.parameters(import_path.load(node.module))
     options = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name != "module"}
     for name, value in options.items():
@@ -146,7 +148,7 @@ def _options_class(path: str, handed_down: frozenset[str]) -> type:
             continue
         kind = _field_type(hints.get(name), default)
         if kind is not None:
-            default = None if default is inspect.Parameter.empty else default  # None: to be set
+            default = None if default is inspect.Parameter.empty else default  # None: must be set
             fields.append((name, kind, str(default) if isinstance(default, str) else default))
     return _dataclass(import_path.name_of(target), path, fields)
 
@@ -158,11 +160,11 @@ def _dataclass(name: str, path: str, fields: list[tuple[str, Any, Any]]) -> type
 
 
 def _field_type(hint: Any, default: Any) -> Any:
-    """The type that the command line parses for an option, or None for one that a config cannot hold."""
+    """The type as which the command line parses an option, or None if a config cannot hold it."""
     if default is not inspect.Parameter.empty and not is_plain(default):
         return None
     if isinstance(hint, type) and issubclass(hint, str):
-        return str  # also for a StrEnum, whose words `validate` knows
+        return str  # also a StrEnum, whose values `validate` checks
     if _is_plain_type(hint):
         return hint
     if default is None or default is inspect.Parameter.empty:
@@ -181,7 +183,7 @@ def _is_plain_type(hint: Any) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a config can hold `value`: a number, text, None, or a tuple or list of such."""
+    """Whether a config can hold `value`: a number, a string, None, or a tuple or list of these."""
     if isinstance(value, tuple | list):
         return all(map(is_plain, value))
     return value is None or isinstance(value, _PLAIN)

@@ -1,7 +1,7 @@
-"""What the experiments of configs/ share: backbones with the input that they were pretrained on, COCO, schedules.
+"""Shared parts of the experiments in configs/: backbones with the input format of their pretraining, COCO, schedules.
 
-A backbone is fields of `ModelConfig` and a schedule fields of `Config`, to be spread where they belong, so that a file
-shows what is its own:
+A backbone is a dict of fields of `ModelConfig`, a schedule a dict of fields of `Config`. A config file unpacks them and
+so shows only what is its own:
 
     Config(model=ModelConfig(**msra_resnet(50), head=...), data=coco(), **iterations(90_000))
 
@@ -29,7 +29,7 @@ from dyhead_jax.config import (
     SwinConfig,
 )
 
-COCO_EPOCH = 7_330  # steps of 16 images in one pass over train2017
+COCO_EPOCH = 7_330  # steps of 16 images in one epoch of train2017
 SWIN = {  # channels, depths, heads
     "t": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "s": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
@@ -39,7 +39,7 @@ SWIN = {  # channels, depths, heads
 
 
 def chosen(argument: str, allowed: Sequence[str]) -> str:
-    """`argument`, the text behind the colon of `--config=FILE:TEXT`. Raises ConfigError unless it is `allowed`."""
+    """`argument`, the text after the colon of `--config=FILE:TEXT`. Raises ConfigError unless it is in `allowed`."""
     if argument not in allowed:
         raise ConfigError(f":{argument} does not exist; it may be {', '.join(f':{text}' for text in allowed)}")
     return argument
@@ -49,8 +49,8 @@ def chosen(argument: str, allowed: Sequence[str]) -> str:
 
 
 def msra_resnet(depth: int = 50, **fields: Any) -> dict[str, Any]:
-    """The caffe-style ResNet of the official code: stride in the 1x1, blue first, deviation 1, batch norm frozen and
-    nothing else."""
+    """The caffe-style ResNet of the official code: stride in the 1x1, BGR, standard deviation 1; frozen batch norm, all
+    else trained."""
     defaults: dict[str, Any] = {"norm": "frozen", "frozen_stages": -1}
     backbone = ResNetConfig(depth=depth, style="caffe", **defaults | fields)
     return {"backbone": backbone, "pixel_std": (1.0, 1.0, 1.0), "bgr": True}
@@ -112,9 +112,9 @@ def dyhead(attentions: Sequence[str] = ("scale", "spatial", "task"), **fields: A
 
 
 def coco(multiple: int = 32, **fields: Any) -> DataConfig:
-    """COCO 2017 below `data.root`, short side 800 and long side at most 1333 unless told, 16 images a step.
+    """COCO 2017 below `data.root`, by default with short side 800, long side at most 1333 and 16 images per step.
 
-    multiple: what the canvases' sides are multiples of; with 128 each pyramid level is exactly half of the finer one.
+    multiple: canvas sides are multiples of it; with 128 each pyramid level is exactly half of the finer one.
     """
     source = CocoFolderConfig(
         train_annotations="annotations/instances_train2017.json",
@@ -129,13 +129,13 @@ def coco(multiple: int = 32, **fields: Any) -> DataConfig:
 
 
 def iterations(steps: int = 90_000, **optim: Any) -> dict[str, Any]:
-    """The official schedule: 0.1 of the rate after 6/9 and again after 8/9 of the steps, 1000 of warm-up."""
+    """The official schedule: rate x 0.1 after 6/9 and again after 8/9 of the steps, 1000 steps of warm-up."""
     defaults: dict[str, Any] = {"milestones": (60 / 90, 80 / 90), "warmup_steps": 1_000}
     return {"optim": OptimConfig(**defaults | optim), "run": RunConfig(steps=steps, eval_every=7_500)}
 
 
 def epochs(count: int = 12, **optim: Any) -> dict[str, Any]:
-    """mmdetection's schedule: 0.1 of the rate after 8/12 and again after 11/12 of the epochs, 500 steps of warm-up."""
+    """mmdetection's schedule: rate x 0.1 after 8/12 and again after 11/12 of the epochs, 500 steps of warm-up."""
     defaults: dict[str, Any] = {"milestones": (8 / 12, 11 / 12), "warmup_steps": 500}
     run = RunConfig(steps=count * COCO_EPOCH, eval_every=COCO_EPOCH)
     return {"optim": OptimConfig(**defaults | optim), "run": run}
@@ -145,7 +145,7 @@ def epochs(count: int = 12, **optim: Any) -> dict[str, Any]:
 
 
 def atss_r50(dyhead: DyHeadConfig) -> Config:
-    """ATSS, ResNet-50, 90,000 steps: the official code's experiment, of which ablation and depths are variants."""
+    """ATSS, ResNet-50, 90,000 steps: the official code's experiment; ablation and depths are variants of it."""
     return Config(
         model=replace(_atss(msra_resnet(50), dyhead=True), dyhead=dyhead),
         data=coco(multiple=128),
@@ -154,7 +154,7 @@ def atss_r50(dyhead: DyHeadConfig) -> Config:
 
 
 def atss_2x(backbone: dict[str, Any], *, dyhead: bool) -> Config:
-    """ATSS, 180,000 steps, short sides of 640 to 800; with six blocks, or with towers of four convolutions.
+    """ATSS, 180,000 steps, short sides from 640 to 800; with six blocks, or with towers of four convolutions.
 
     No recipe of the paper's 2x rows was released: head and schedule are those of the official 1x code, twice as long;
     the short sides are ATSS's own (Zhang et al. 2020).
@@ -163,7 +163,7 @@ def atss_2x(backbone: dict[str, Any], *, dyhead: bool) -> Config:
 
 
 def atss_swin_2x(size: str, *, dyhead: bool) -> Config:
-    """ATSS on a Swin, 90,000 steps of 32 images, short sides of 640 to 800: the official code's Swin-T experiment."""
+    """ATSS on a Swin, 90,000 steps of 32 images, short sides from 640 to 800: the official code's Swin-T experiment."""
     sides = (640, 672, 704, 736, 768, 800)
     return Config(
         model=_atss(swin(size), dyhead),
@@ -173,7 +173,7 @@ def atss_swin_2x(size: str, *, dyhead: bool) -> Config:
 
 
 def _atss(backbone: dict[str, Any], dyhead: bool) -> ModelConfig:
-    """The official head behind six blocks, or plain ATSS."""
+    """The official head after six blocks, or plain ATSS."""
     return ModelConfig(
         **backbone,
         pad_divisor=128,
@@ -191,7 +191,7 @@ def multi_scale_test() -> EvaluationConfig:
 
     Source: the released ATSS and GLIP code (`TEST.BBOX_AUG`, `SCALE_RANGES`).
     """
-    scales = {  # short side: least and greatest side of an object, in pixels of that scale; 10,000 is no limit
+    scales = {  # short side: range of sqrt(area) of objects, in pixels of that scale; 10,000 is no limit
         800: (0, 10_000),
         400: (96, 10_000),
         500: (96, 10_000),

@@ -9,7 +9,7 @@ from dyhead_jax.config import import_path, nodes
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.experiment import Config
 
-# Words of fields that have other names since; a config.json from before is read all the same.
+# Old values of fields that were renamed, so that older config.json files can still be read.
 RENAMED = {
     ("implementation", "taps"): "gather",
     ("implementation", "hat"): "dense",
@@ -20,17 +20,17 @@ RENAMED = {
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON, from which `from_json` makes an equal one.
+    """The config as JSON; `from_json` restores an equal config.
 
-    A node says its class, or, where that was made from what it configures (`nodes.make_node`), the import path of that.
-    Raises ConfigError, with the field's name, for what cannot be read back: a class that is defined in a config file,
-    or a value that is no number, text or tuple of such.
+    A node is stored with the name of its class, or, if `nodes.make_node` made it, with its import path alone.
+    Raises ConfigError, which names the field, for what cannot be read back: a class defined in a config file, or a
+    value that is not a number, a string or a tuple of these.
     """
     return json.dumps(_encode(config, "config"), indent=2)
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
-    """The config that `to_json` wrote. Raises ConfigError for other JSON, unknown fields and unknown classes."""
+    """Restores a config from `to_json`. Raises ConfigError for other JSON, unknown fields and unknown classes."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -42,7 +42,7 @@ def from_json(text: str, where: str = "config.json") -> Config:
 
 
 def load_file(path: str | Path) -> Config:
-    """Reads a `config.json` of a workdir. Raises ConfigError when it is missing or broken."""
+    """Reads the `config.json` of a workdir. Raises ConfigError if it is missing or broken."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; is its folder the workdir of a run?")
@@ -53,7 +53,7 @@ def _encode(value: Any, name: str) -> Any:
     if not dataclasses.is_dataclass(value):
         if not nodes.is_plain(value):
             raise ConfigError(
-                f"{name} is {value!r}, a {type(value).__name__}; a config holds numbers, text and tuples of such"
+                f"{name} is {value!r}, a {type(value).__name__}; a config holds numbers, strings and tuples of these"
             )
         return value
     fields = {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}") for f in dataclasses.fields(value)}
@@ -65,7 +65,7 @@ def _decode(tree: Any, where: str) -> Any:
         return tuple(_decode(v, where) for v in tree)
     if not isinstance(tree, dict):
         return tree
-    if "class" not in tree:  # a node's options, for its parent to make the node from
+    if "class" not in tree:  # the options of a node, which its parent makes
         return {k: _decode(v, where) for k, v in tree.items()}
     cls = import_path.load(str(tree["class"]))
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
@@ -85,16 +85,16 @@ def _renamed(field: str, value: Any) -> Any:
 
 
 def _path_of_class(cls: type, name: str) -> str:
-    """Classes of this package go by its own name, so that files outlive a move from one of its modules to another."""
+    """The import path of a class; classes of this package have the package's own path, so they may move within it."""
     own = cls.__module__.startswith(f"{__package__}.")
     path = f"{__package__ if own else cls.__module__}:{cls.__name__}"
     try:
-        found = import_path.load(path)
+        imported = import_path.load(path)
     except ConfigError:
-        found = None
-    if found is not cls:
+        imported = None
+    if imported is not cls:
         raise ConfigError(
             f"{name} is a {cls.__name__}, which cannot be imported as {path}; define it in a module, not in the config"
-            " file, as evaluation and resumption read it back"
+            " file, because evaluation and resumption import it"
         )
     return path

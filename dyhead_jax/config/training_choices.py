@@ -1,4 +1,4 @@
-"""The words that options of a training may have. A module's own choices are the types of its fields; `validate` knows
+"""The allowed values of training options. A module declares its own choices as types of its fields; `validate` checks
 both."""
 
 from dyhead_jax.choices import Choice

@@ -1,4 +1,4 @@
-"""What types cannot check: `validate` runs after the overrides of a command line, before anything else is done."""
+"""Checks that types cannot express: `validate` runs after the overrides of a command line and before anything else."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ FRACTIONS = ("data.flip", "optim.momentum")  # from 0 to 1
 
 
 def validate(config: Config) -> None:
-    """Raises ConfigError with the field's name and what it may be.
+    """Raises ConfigError, which names the field and its allowed values.
 
-    Checks numbers and choices, that every node fits the class that it names, and that the config survives the way
-    through config.json.
+    Checks numbers and choices, that each node fits the class it names, and that the config can be written to
+    config.json and read back.
     """
     for name, allowed in CHOICES.items():
         _check_choice(f"config.{name}", _value(config, name), allowed)
@@ -72,7 +72,7 @@ def validate(config: Config) -> None:
 
 
 def all_nodes(value: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
-    """Every node of a config, with its name."""
+    """All nodes of a config, with their names."""
     if nodes.is_node(value):
         yield name, value
     if dataclasses.is_dataclass(value):
@@ -88,7 +88,7 @@ def _value(config: Config, name: str) -> Any:
 
 
 def _check_node(name: str, node: Any) -> None:
-    """The options of a node are those of its class; where that declares a `Choice` for one, it is one of its words."""
+    """Checks that a node's class takes its options, and that options typed as a `Choice` have an allowed value."""
     if node.module == nodes.OFF:
         return
     try:
@@ -118,12 +118,12 @@ def _check_levels(model: ModelConfig) -> None:
 
 
 def unused(dyhead: Any) -> list[str]:
-    """A line for each field that was set for the attentions and that none of them declares."""
+    """A line for each field that is set for the attentions although none of them declares it."""
     if not isinstance(dyhead, DyHeadConfig) or not dyhead.num_blocks or dyhead.block != DyHeadConfig().block:
-        return []  # another block hands down what it likes
+        return []  # another block may use them in its own way
     attentions = {name: getattr(dyhead, name) for name in ("spatial", "scale", "task")}
     if attentions["spatial"].module == nodes.OFF:
-        return []  # the plain convolutions in its place take some
+        return []  # the plain convolutions in its place take some of them
     takes = [import_path.parameters(target) for node in attentions.values() if (target := nodes.target_of(node))]
     return [
         f"config.model.dyhead.{name}={getattr(dyhead, name)} has no effect: no attention has such a field"

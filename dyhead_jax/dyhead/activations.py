@@ -1,4 +1,4 @@
-"""The hard sigmoid of both public lineages, and PyTorch's default initialisation, which the official code leans on."""
+"""The hard sigmoid of both public lineages, and PyTorch's default initialisation, which the official code uses."""
 
 import math
 
@@ -10,8 +10,8 @@ from dyhead_jax.choices import Choice
 
 
 class Lineage(Choice):
-    """Whose initial weights and whose gradient of the hard sigmoid: the official code's, or mmdetection's, whose simple
-    config starts with an offset convolution of zeros."""
+    """Whose initial weights and hard-sigmoid gradient to use: the official code's, mmdetection's, or those of
+    mmdetection's simple config, where the offset convolution starts at zero."""
 
     OFFICIAL = "official"
     MMDET = "mmdet"

@@ -1,7 +1,7 @@
-"""What a task attention may return in place of one map: a map for each branch of a dense detector.
+"""A task attention may return two maps instead of one, one for each branch of a dense detector.
 
-The towers read their own branch. Where one map is wanted (the next block, the region proposals of Faster R-CNN) it is
-the mean of the two.
+Each tower reads the map of its branch. Where a single map is needed (the next block, the region proposals of
+Faster R-CNN), it is the mean of the two.
 """
 
 from typing import NamedTuple
@@ -10,22 +10,22 @@ import jax
 
 
 class Branches(NamedTuple):
-    """Maps of one level, both (b, h, w, c): what classification sees, and what regression (boxes, points) sees."""
+    """Maps of one level, both (b, h, w, c): the input of classification, and that of regression (boxes, points)."""
 
     classification: jax.Array
     regression: jax.Array
 
 
-Level = jax.Array | Branches  # of a pyramid that leaves DyHead
+Level = jax.Array | Branches  # of the pyramid that DyHead returns
 
 
 def for_classification(level: Level) -> jax.Array:
-    """(b, h, w, c)."""
+    """The classification input, (b, h, w, c)."""
     return level.classification if isinstance(level, Branches) else level
 
 
 def for_regression(level: Level) -> jax.Array:
-    """(b, h, w, c)."""
+    """The regression input, (b, h, w, c)."""
     return level.regression if isinstance(level, Branches) else level
 
 

@@ -1,8 +1,8 @@
-"""Offsets for the coarser neighbour, whose map is half the size of the offsets that are given to it.
+"""Offsets for the coarser neighbour, whose map has half the size of the map that the offsets were predicted on.
 
 Shapes: offsets (b, H, W, k, 2), mask (b, H, W, k), predicted on level l; the result has the size (h, w) of level l + 1.
-The released code never resized them: its kernels walk the buffer with the strides of the smaller output. Each published
-AP was trained that way ("flat"), so it is the default; the other choices say what one might have meant.
+The released code never resizes them: its kernels read the buffer with the strides of the smaller output. Every
+published AP was trained that way ("flat"), so it is the default; the other choices are plausible intentions.
 Public threads: microsoft/DynamicHead#25, microsoft/GLIP#52 and #62, open-mmlab/mmdetection#11146.
 """
 
@@ -20,7 +20,7 @@ class CoarseOffsets(Choice):
 
 
 def flat(offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """The first entries of each image's channel-first buffer, re-read with the size of the output (CUDA behaviour)."""
+    """The first entries of each image's channel-first buffer, reinterpreted with the output size (CUDA behaviour)."""
     b, height, width, k, _ = offsets.shape
     h, w = size
     if h > height or w > width:
@@ -36,8 +36,8 @@ def crop(offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[ja
 
 
 def resize(offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Offsets and mask resized bilinearly (half-pixel centres, no antialiasing); offsets halved in value too, since a
-    pixel of the coarser map is two of the finer."""
+    """Offsets and mask resized bilinearly (half-pixel centres, no antialiasing); the offsets are also halved, because a
+    pixel of the coarser map is two pixels of the finer one."""
     b, height, width, k, _ = offsets.shape
     both = jnp.concatenate([offsets.reshape(b, height, width, 2 * k), mask], axis=-1)
     both = jax.image.resize(both, (b, *size, 3 * k), "bilinear", antialias=False)
@@ -45,5 +45,5 @@ def resize(offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[
 
 
 def for_coarser(choice: str, offsets: jax.Array, mask: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Dispatches to `flat`, `crop` or `resize`; "upsample_first" needs none, since it reads a map of full size."""
+    """Applies `flat`, `crop` or `resize`. "upsample_first" needs no change of the offsets: its map has their size."""
     return {"flat": flat, "crop": crop, "resize": resize}[choice](offsets, mask, size)

@@ -18,30 +18,30 @@ from dyhead_jax.dyhead.task import TaskAttention
 from dyhead_jax.dyhead.valid_area import over
 
 Pyramid = list[jax.Array]
-Choice = Callable[..., Any] | str | None  # a module class, a partial of one, its import path; None or "none": off
+Choice = Callable[..., Any] | str | None  # a module class, a partial or import path of one; None or "none": off
 ATTENTIONS = ("spatial", "scale", "task")
 
 
 def mean_of_candidates(candidates: list[jax.Array]) -> jax.Array:
-    """Scale attention switched off."""
+    """The mean, used when scale attention is switched off."""
     return sum(candidates[1:], candidates[0]) / len(candidates)
 
 
 def make(choice: Choice, name: str | None, **context: Any) -> Any:
-    """The module that `choice` names, given what it declares of `context` as fields.
+    """The module that `choice` names, called with those values of `context` that it declares as fields.
 
-    A fork's attention thus declares what it wants to know (`features`, `dtype`, ...) and nothing else. Options of its
-    own come with `choice`, as a partial.
+    A fork's attention thus declares only the fields that it needs (`features`, `dtype`, ...). `choice` carries its own
+    options, as a partial.
     """
     target: Any = import_path.load(choice) if isinstance(choice, str) else choice
     return import_path.call(partial(target, name=name), context)
 
 
 class DyHeadBlock(nn.Module):
-    """One block. Its three attentions are made once and shared by all levels.
+    """One block. Its three attentions are created once and shared by all levels.
 
     spatial, scale, task: module classes, partials of them or import paths; None or "none" switches one off (plain 3x3
-    convolutions, plain mean, ReLU). All other fields are handed down to those attentions that declare them.
+    convolutions, plain mean, ReLU). All other fields are passed to the attentions that declare them.
     Source: paper equation 2, in the order of the released code (spatial, scale, task).
     """
 
@@ -60,10 +60,10 @@ class DyHeadBlock(nn.Module):
     @nn.compact
     def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> list[Level]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level, or
-        `Branches` of such where the task attention returns them.
+        `Branches` of such maps if the task attention returns them.
 
-        valid: (b, h_l, w_l) bool, for those attentions that take it (see `valid_area`).
-        Raises ValueError, which names the attention and the level, for a result of another shape or dtype.
+        valid: (b, h_l, w_l) bool for each level, for the attentions that take it (see `valid_area`).
+        Raises ValueError, which names the attention and the level, if a result has another shape or dtype.
         """
         spatial = self._attention("spatial", self.spatial, off=PlainNeighbours)
         scale = self._attention("scale", self.scale, off=mean_of_candidates)
@@ -93,13 +93,13 @@ class DyHeadBlock(nn.Module):
         return make(choice, name, **{field: getattr(self, field) for field in HANDED_DOWN})
 
     def _check(self, kind: str, module: Any, level: int, x: jax.Array, maps: Sequence[jax.Array]) -> None:
-        """Raises ValueError unless `maps`, a module's results for the level x, have the block's shape and dtype."""
-        wanted = jax.ShapeDtypeStruct((*x.shape[:3], self.features), self.dtype)
-        for found in maps:
-            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        """Raises ValueError unless `maps`, a module's results for level x, have the shape and dtype of the block."""
+        expected = jax.ShapeDtypeStruct((*x.shape[:3], self.features), self.dtype)
+        for result in maps:
+            if (result.shape, result.dtype) != (expected.shape, expected.dtype):
                 raise ValueError(
-                    f"{kind} attention {_name(module)}, level {level}: returns {found.dtype}{list(found.shape)}, not"
-                    f" {wanted.dtype}{list(wanted.shape)} (b, h, w, features)"
+                    f"{kind} attention {_name(module)}, level {level}: returns {result.dtype}{list(result.shape)}, not"
+                    f" {expected.dtype}{list(expected.shape)} (b, h, w, features)"
                 )
 
 
@@ -108,19 +108,19 @@ def _name(module: Any) -> str:
 
 
 HANDED_DOWN = tuple(name for name in import_path.parameters(DyHeadBlock) if name not in ATTENTIONS)
-"""The fields of a block, which it hands down to those of its attentions that declare them."""
+"""The fields that a block passes to those of its attentions that declare them."""
 
 
 class DyHead(nn.Module):
-    """num_blocks blocks in a row; any number of levels; input channels may differ from `features`.
+    """A stack of num_blocks blocks; any number of levels; input channels may differ from `features`.
 
     block: the class of a block or its import path. remat: recompute each block in the backward pass. scan: one compiled
-    block with stacked parameters (leading axis num_blocks) in place of num_blocks copies, which compiles sooner; its
-    input has `features` channels. valid_area: blocks get to know which cells lie on the image, for their statistics;
-    without it padding is part of them, as in the references.
-    norm_scale: what the scales of the GroupNorms start at. With the references' 1 a block hands on features of standard
-    deviation 0.29 (the mean of three normed maps, each halved by the scale attention), and short trainings with Adam
-    then learn slowly behind it; 2 sqrt(3) starts at about 1. The other fields are those of `DyHeadBlock`.
+    block with stacked parameters (leading axis num_blocks) instead of num_blocks copies, which compiles faster; the
+    input must have `features` channels. valid_area: blocks compute their statistics over the cells on the image only;
+    without it padding is included, as in the references.
+    norm_scale: initial scale of the GroupNorms. With the references' 1 the output of a block has standard deviation
+    0.29 (the mean of three normed maps, each halved by the scale attention), and in short trainings with Adam the
+    layers after it learn slowly; with 2 sqrt(3) it is about 1. The other fields are those of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
@@ -143,10 +143,10 @@ class DyHead(nn.Module):
     @nn.compact
     def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> list[Level]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level, or
-        `Branches` of such where the last block does. From block to block goes one map a level (`branches.merged`).
+        `Branches` of such maps if the last block does. Between blocks each level has one map (`branches.merged`).
 
-        valid: (b, h_l, w_l) bool for each level, used with `valid_area`; None is everywhere.
-        Raises ValueError when `scan` meets other channels than `features`, and what a block raises.
+        valid: (b, h_l, w_l) bool for each level, used with `valid_area`; None means all cells.
+        Raises ValueError if with `scan` the input has other than `features` channels, and what a block raises.
         """
         if not self.valid_area:
             valid = None
@@ -168,12 +168,12 @@ class DyHead(nn.Module):
         start = [x.astype(self.dtype) for x in pyramid]
         unbound = make(partial(block, parent=None), None, **options)
         result, _ = jax.eval_shape(unbound.init_with_output, jax.random.key(0), start)
-        # the loop's input has the structure of its result
+        # the carry of the loop has the structure of its result
         carry = [Branches(x, x) if isinstance(level, Branches) else x for x, level in zip(start, result, strict=True)]
         return scan(make(block, "blocks", **options), carry, None)[0]
 
     def _block(self) -> tuple[Any, dict[str, Any]]:
-        """What makes a block, and what it is offered."""
+        """A partial that makes a block, and the values offered to it."""
         block: Any = import_path.load(self.block) if isinstance(self.block, str) else self.block
         keywords: dict[str, Any] = {}
         while isinstance(block, partial):

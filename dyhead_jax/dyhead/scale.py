@@ -1,4 +1,4 @@
-"""Scale-aware attention, pi_L: how much each candidate map counts at a level."""
+"""Scale-aware attention, pi_L: the weight of each candidate map at a level."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class ScaleAttention(nn.Module):
     """Mean of the candidates f of one level, each weighted by a(f) = hsig(relu(conv1x1(mean over h, w of f))).
 
     The weights lie in [0.5, 1]. Pooling and the weight are float32.
-    The 1x1 convolution starts as N(0, 0.01) with bias 0 in every lineage; `lineage` tells the hard sigmoid's.
+    The 1x1 convolution starts as N(0, 0.01) with bias 0 in every lineage; `lineage` selects the hard sigmoid.
     Source: paper equation 3; official code `AttnConv` (which uses (x+3)/6 where the paper has (x+1)/2).
     """
 

@@ -19,11 +19,11 @@ Valid = list[jax.Array] | None  # of each level; see `valid_area`
 
 
 class SpatialAttention(nn.Module):
-    """For each level up to three candidates: its own map, the finer (stride 2) and the coarser (upsampled) neighbour's.
+    """Up to three candidates per level: from its own map, the finer (stride 2) and the coarser (upsampled) neighbour.
 
     One 3x3 convolution, shared over levels, predicts 18 offsets (dy, dx by tap) and 9 mask logits; the level's offsets
-    and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. The convolution of a
-    kind runs over all levels in one loop; all kinds read one table of the maps. Offsets, masks and norms are float32.
+    and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. Each of the three
+    runs over all levels in one loop, and all read the same table of the maps. Offsets, masks and norms are float32.
 
     features: output channels; coarse_offsets: see `coarse_offsets`; norm_groups: of GroupNorm, eps 1e-5, whose
     scale starts at norm_scale (1 in the references; see `DyHead`);
@@ -46,9 +46,9 @@ class SpatialAttention(nn.Module):
     @nn.compact
     def __call__(self, pyramid: list[jax.Array], valid: Valid = None) -> list[list[jax.Array]]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns for each level its candidates, (b, h_l, w_l, features):
-        own, finer (not at the finest), coarser (not at the coarsest). valid: the cells that norms are taken over.
+        own, finer (not at the finest), coarser (not at the coarsest). valid: the cells over which norms are computed.
 
-        Raises ValueError when coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
+        Raises ValueError if coarse_offsets is unknown or a level is not half (rounded up) of the finer one.
         """
         CoarseOffsets.parse("coarse_offsets", self.coarse_offsets)
         check_halving(pyramid)
@@ -64,21 +64,21 @@ class SpatialAttention(nn.Module):
                 ]
                 small = [offset for offset, _ in fitted], [mask for _, mask in fitted]
                 calls["high"] = self._call("high", pyramid, range(1, levels), *small, stride=1)
-        found = dict(zip(calls, self._deform(pyramid, list(calls.values())), strict=True))
+        outputs = dict(zip(calls, self._deform(pyramid, list(calls.values())), strict=True))
 
-        candidates = [[own] for own in self._normed("mid", found["mid"], valid)]
+        candidates = [[own] for own in self._normed("mid", outputs["mid"], valid)]
         if levels == 1:
             return candidates
         finer, coarser = (valid[:-1], valid[1:]) if valid else (None, None)
         sizes = [(x.shape[1], x.shape[2]) for x in pyramid[:-1]]
-        for level, low in enumerate(self._normed("low", found["low"], coarser)):
+        for level, low in enumerate(self._normed("low", outputs["low"], coarser)):
             candidates[level + 1].append(low)
         if self.coarse_offsets == CoarseOffsets.UPSAMPLE_FIRST:
             maps = [upsample_align_corners(x, size) for x, size in zip(pyramid[1:], sizes, strict=True)]
             call = self._call("high", maps, range(levels - 1), offsets[:-1], masks[:-1], stride=1)
             highs = self._normed("high", self._deform(maps, [call])[0], finer)
         else:
-            coarse = self._normed("high", found["high"], coarser)
+            coarse = self._normed("high", outputs["high"], coarser)
             highs = [upsample_align_corners(x, size) for x, size in zip(coarse, sizes, strict=True)]
         for level, high in enumerate(highs):
             candidates[level].append(high)
@@ -115,7 +115,7 @@ class SpatialAttention(nn.Module):
 
 
 class PlainNeighbours(nn.Module):
-    """Spatial attention switched off: plain 3x3 convolutions of the same three maps, each with its GroupNorm.
+    """Replaces spatial attention that is switched off: plain 3x3 convolutions of the same maps, each with a GroupNorm.
 
     Kernels start as U(+-1/sqrt(9 c_in)), bias 0. Source: GLIP's `USE_DFCONV = False`.
     """
@@ -155,7 +155,7 @@ class PlainNeighbours(nn.Module):
 
 
 def group_norm(groups: int, scale: float, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
-    """GroupNorm with epsilon 1e-5 whose scale starts at `scale`."""
+    """GroupNorm with epsilon 1e-5 and initial scale `scale`."""
     start = nn.initializers.constant(scale)
     return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, scale_init=start, dtype=dtype, name=name)
 

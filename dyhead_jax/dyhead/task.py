@@ -14,7 +14,7 @@ class TaskAttention(nn.Module):
 
     theta = hsig(FC(relu(FC(mean over h, w of x)))) - 0.5 in c -> c/4 -> 4c, split in the order a1, b1, a2, b2;
     a1 = 2 theta + 1, a2 = 2 theta, b = theta. Pooling and the coefficients are float32.
-    lineage: "official" starts as PyTorch's Linear default; "mmdet" and "mmdet_simple" are N(0, 0.01) with bias 0.
+    lineage: "official" starts with PyTorch's Linear default; "mmdet" and "mmdet_simple" with N(0, 0.01) and bias 0.
     Source: Chen et al., Dynamic ReLU, 2020; paper equation 5; official code `DYReLU`.
     """
 

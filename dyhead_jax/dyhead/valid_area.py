@@ -1,8 +1,8 @@
-"""Statistics over the image alone: `valid` (b, h, w) bool marks the cells of a map that lie on it and not on padding.
+"""Statistics without the padding: `valid` (b, h, w) bool marks the cells of a map that lie on the image.
 
-The references take means and norms over the whole padded map, so the canvas is part of their result; this is the
-option `config.model.dyhead.valid_area`. A module takes part by a keyword `valid` in its `__call__`; one without it is
-called as ever. The sums then have the terms, and the divisor, that the map of the unpadded image has.
+The references compute means and norms over the whole padded map, so their results depend on the canvas. This is the
+option `config.model.dyhead.valid_area`. A module opts in by a parameter `valid` of its `__call__`; without it, it is
+called as usual. The sums then have the same terms, and the same divisor, as for the unpadded image.
 """
 
 import inspect
@@ -17,8 +17,8 @@ from dyhead_jax.ops.pixels import pixel_sum
 
 
 def valid_cells(sizes: jax.Array, shapes: Sequence[tuple[int, int]], strides: Sequence[int]) -> list[jax.Array]:
-    """(b, h_l, w_l) bool for each level of `shapes` (h_l, w_l): cells that begin inside the image of `sizes` (b, 2), as
-    many as its map would have without padding."""
+    """(b, h_l, w_l) bool for each level of `shapes` (h_l, w_l): cells that begin inside the image of `sizes` (b, 2),
+    as many as the unpadded image would have."""
     levels = []
     for (h, w), stride in zip(shapes, strides, strict=True):
         rows = jnp.arange(h)[None] * stride < sizes[:, :1]
@@ -28,7 +28,7 @@ def valid_cells(sizes: jax.Array, shapes: Sequence[tuple[int, int]], strides: Se
 
 
 def over(valid: Any, module: Callable[..., Any]) -> Callable[..., Any]:
-    """`module` with `valid` (None: the whole map) handed over where its call takes it."""
+    """`module` with `valid` bound if its call takes it; `valid` None means the whole map."""
     if valid is None or "valid" not in inspect.signature(module).parameters:
         return module
     return partial(module, valid=valid)
@@ -43,5 +43,5 @@ def pooled(x: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 
 def normed(norm: Callable[..., jax.Array], x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """norm(x) of a Linen GroupNorm, whose statistics are those of the valid cells; all cells are normalised."""
+    """norm(x) of a Linen GroupNorm with the statistics of the valid cells; all cells are normalised."""
     return norm(x) if valid is None else norm(x, mask=jnp.broadcast_to(valid[..., None], x.shape))

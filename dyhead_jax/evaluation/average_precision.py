@@ -27,7 +27,7 @@ _MEANINGS = (
     "of small objects, below 32x32 pixels",
     "of medium objects",
     "of large objects, above 96x96 pixels",
-    "average recall with 1 detection an image",
+    "average recall with 1 detection per image",
     "with 10",
     "with 100",
     "of small objects",

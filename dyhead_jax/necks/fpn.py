@@ -12,7 +12,7 @@ from dyhead_jax.ops.conv import Conv
 
 
 class Extra(Choice):
-    """What the extra levels come from."""
+    """The input of the extra levels."""
 
     P5 = "p5"
     C5 = "c5"
@@ -22,7 +22,7 @@ class Extra(Choice):
 def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Nearest-neighbour resize of (b, h, w, c) to `size`; row i of the result is row floor(i * h / size[0]) of x.
 
-    Where `size` is twice (h, w), or one less, as levels of a pyramid are, this is a repeat and a crop: no gather.
+    If `size` is twice (h, w) or one less, as in a pyramid, this is a repeat and a crop without a gather.
     """
     for axis, out in ((1, size[0]), (2, size[1])):
         n = x.shape[axis]
@@ -38,9 +38,10 @@ class FPN(nn.Module):
 
     1x1 convolutions `lateral_i`, nearest upsampling and addition from coarse to fine, 3x3 convolutions `output_i`; then
     extra levels: 3x3 stride-2 convolutions `extra_i` starting from the last output ("p5") or the last backbone map
-    ("c5"), or every second pixel of the last level ("pool"). `relu_before_extra` puts a ReLU between the extra ones.
-    Fewer `levels` than maps from `start` on gives the finest ones. No norms. Kernels start Xavier-uniform, biases at
-    zero, as in mmdetection (detectron2's `c2_xavier_fill` is uniform too, with bound sqrt(3 / fan_in)).
+    ("c5"), or every second pixel of the last level ("pool"). `relu_before_extra` adds a ReLU between the extra ones.
+    With fewer `levels` than maps from `start` on, the result has the finest ones. No norms. Kernels start
+    Xavier-uniform, biases at zero, as in mmdetection (detectron2's `c2_xavier_fill` is uniform too, with bound
+    sqrt(3 / fan_in)).
     """
 
     features: int = 256
