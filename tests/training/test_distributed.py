@@ -115,10 +115,10 @@ class Runs:
         return self.start(1, devices, [str(seconds), f"--config={self.config}", f"--workdir={folder}", *arguments])
 
     def start(self, count: int, devices: int, arguments: list[str], module: str = "distributed_run") -> "Processes":
-        """`count` processes of tests.`module`, each with so many devices."""
+        """`count` processes of tests.training.`module`, each with so many devices."""
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         environment = self.environment | {"XLA_FLAGS": flags}
-        return Processes(count, [sys.executable, "-um", f"tests.{module}", *arguments], environment)
+        return Processes(count, [sys.executable, "-um", f"tests.training.{module}", *arguments], environment)
 
 
 class Processes:
