@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.detectors.towers import small_normal, widen
-from dyhead_jax.dyhead.head import Choice, make
+from dyhead_jax.dyhead.head import ModuleChoice, make
 
 
 class RoIHead(nn.Module):
@@ -21,7 +21,7 @@ class RoIHead(nn.Module):
     num_classes: int
     layers: int = 2
     fc_features: int = 1024
-    task: Choice = None
+    task: ModuleChoice = None
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -1,8 +1,9 @@
 """Dynamic Head: `DyHead` stacks blocks; a block is task(scale(spatial(pyramid)))."""
 
+from dyhead_jax.dyhead.branches import Branches
 from dyhead_jax.dyhead.head import DyHead, DyHeadBlock
 from dyhead_jax.dyhead.scale import ScaleAttention
 from dyhead_jax.dyhead.spatial import SpatialAttention
 from dyhead_jax.dyhead.task import TaskAttention
 
-__all__ = ["DyHead", "DyHeadBlock", "ScaleAttention", "SpatialAttention", "TaskAttention"]
+__all__ = ["Branches", "DyHead", "DyHeadBlock", "ScaleAttention", "SpatialAttention", "TaskAttention"]

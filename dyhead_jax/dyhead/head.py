@@ -18,7 +18,7 @@ from dyhead_jax.dyhead.task import TaskAttention
 from dyhead_jax.dyhead.valid_area import over
 
 Pyramid = list[jax.Array]
-Choice = Callable[..., Any] | str | None  # a module class, a partial or import path of one; None or "none": off
+ModuleChoice = Callable[..., Any] | str | None  # a module class, a partial or import path of one; None or "none": off
 ATTENTIONS = ("spatial", "scale", "task")
 
 
@@ -27,7 +27,7 @@ def mean_of_candidates(candidates: list[jax.Array]) -> jax.Array:
     return sum(candidates[1:], candidates[0]) / len(candidates)
 
 
-def make(choice: Choice, name: str | None, **context: Any) -> Any:
+def make(choice: ModuleChoice, name: str | None, **context: Any) -> Any:
     """The module that `choice` names, called with those values of `context` that it declares as fields.
 
     A fork's attention thus declares only the fields that it needs (`features`, `dtype`, ...). `choice` carries its own
@@ -46,9 +46,9 @@ class DyHeadBlock(nn.Module):
     """
 
     features: int = 256
-    spatial: Choice = SpatialAttention
-    scale: Choice = ScaleAttention
-    task: Choice = TaskAttention
+    spatial: ModuleChoice = SpatialAttention
+    scale: ModuleChoice = ScaleAttention
+    task: ModuleChoice = TaskAttention
     coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0
@@ -85,7 +85,7 @@ class DyHeadBlock(nn.Module):
             levels.append(z)
         return levels
 
-    def _attention(self, name: str, choice: Choice, off: Callable[..., Any]) -> Any:
+    def _attention(self, name: str, choice: ModuleChoice, off: Callable[..., Any]) -> Any:
         if choice is None or choice == "none":
             if off is not PlainNeighbours:
                 return off
@@ -125,10 +125,10 @@ class DyHead(nn.Module):
 
     num_blocks: int = 6
     features: int = 256
-    block: Choice = DyHeadBlock
-    spatial: Choice = SpatialAttention
-    scale: Choice = ScaleAttention
-    task: Choice = TaskAttention
+    block: ModuleChoice = DyHeadBlock
+    spatial: ModuleChoice = SpatialAttention
+    scale: ModuleChoice = ScaleAttention
+    task: ModuleChoice = TaskAttention
     coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0

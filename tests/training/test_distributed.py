@@ -99,11 +99,13 @@ class Runs:
 
     def alone(self, folder: Path, *arguments: str) -> None:
         """One process with eight devices: this one."""
-        parsed = flags.parse(["train.py", f"--config={self.config}", f"--workdir={folder}", *arguments], "")
+        line = [f"--config={self.config}", f"--workdir={folder}", *arguments]
+        parsed = flags.parse(flags.parser("train.py", ""), line)
         assert parsed is not None
+        config, options = parsed
         before = signal.getsignal(signal.SIGTERM)
         try:
-            train.train(*parsed)
+            train.train(config, options.workdir)
         finally:
             signal.signal(signal.SIGTERM, before)
 
