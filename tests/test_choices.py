@@ -18,17 +18,17 @@ def test_a_word_is_its_member():
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: geometry.giou(BOX, BOX, "none"), "giou eps is 'none'; it may be 'floor' or 'added'"),
+        (lambda: geometry.giou(BOX, BOX, "none"), "giou eps is 'none'; it may be 'floor', 'added'"),
         (
             lambda: geometry.decode_deltas(BOX, BOX, clamp="lower"),
-            "delta clamp is 'lower'; it may be 'both' or 'upper'",
+            "delta clamp is 'lower'; it may be 'both', 'upper'",
         ),
-        (lambda: losses.iou(BOX, BOX, "square"), "IoU loss mode is 'square'; it may be 'log' or 'linear'"),
+        (lambda: losses.iou(BOX, BOX, "square"), "IoU loss mode is 'square'; it may be 'log', 'linear'"),
         (
             lambda: postprocess.suppress(
                 postprocess.Candidates(BOX, jnp.ones(1), jnp.zeros(1, jnp.int32)), jnp.asarray([9, 9]), 0.5, 1, "never"
             ),
-            "clip_boxes is 'never'; it may be 'before' or 'after'",
+            "clip_boxes is 'never'; it may be 'before', 'after'",
         ),
     ],
 )

@@ -170,7 +170,10 @@ def make(kind: str, batch_size: int, accumulate: int = 1, shard_state: int = 1) 
     Raises ParallelError if the batch is not a multiple of devices times micro-batches, or the number of devices not one
     of `shard_state`.
     """
-    kind = ParallelKind.parse("config.run.parallel", kind)
+    try:
+        kind = ParallelKind.parse("config.run.parallel", kind)
+    except ValueError as error:
+        raise ParallelError(str(error)) from None
     if kind == ParallelKind.SINGLE and jax.process_count() > 1:
         raise ParallelError(f"config.run.parallel is 'single', but there are {jax.process_count()} processes")
     if shard_state > 1 and (kind != ParallelKind.JIT or jax.device_count() % shard_state):

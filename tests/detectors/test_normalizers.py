@@ -27,19 +27,22 @@ ALL_SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "atss" else pytest.mark.long) for kind in KINDS]
+)
 def test_two_halves_train_as_the_whole(kind):
     cls, options = KINDS[kind]
     model = tiny.make(cls, blocks=0, **options | (ALL_SAMPLES if kind == "faster_rcnn" else {}))
     variables = tiny.init(model, seed=2)
     if kind == "borderdet":  # coarse boxes of a useful size, so that some are corrected
         variables["params"]["box_predictor"]["bias"] += 1.5
+    parameters = steps.survey(model, (64, 64))
     optimizer = optax.sgd(0.01)
-    state = steps.create_state(model, optimizer, {"params": variables["params"], "batch_stats": {}})
+    state = steps.create_state(parameters, optimizer, {"params": variables["params"], "batch_stats": {}})
     batch = Batch(images=(60 * tiny.images(4) + 120).astype(jnp.uint8), ground_truth=TRUTH)
     after = {}
     for accumulate in (1, 2):
-        step = jax.jit(steps.make_train_step(model, optimizer, lambda _: 0.01, accumulate=accumulate))
+        step = jax.jit(steps.make_train_step(model, optimizer, lambda _: 0.01, parameters, accumulate=accumulate))
         after[accumulate] = quickly_compiled(step, state, batch)(state, batch)
     (whole, whole_metrics), (halves, halves_metrics) = after[1], after[2]
     assert all(np.isfinite(value) and value > 0 for value in whole_metrics.values())
@@ -78,9 +81,10 @@ class Forgetful(RetinaNet):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_normalizer_that_is_not_returned_is_an_error(accumulate):
     model = tiny.make(Forgetful, blocks=0, towers=0)
+    parameters = steps.survey(model, (64, 64))
     optimizer = optax.sgd(0.01)
-    state = steps.create_state(model, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
-    step = steps.make_train_step(model, optimizer, lambda _: 0.01, accumulate=accumulate)
+    state = steps.create_state(parameters, optimizer, {"params": tiny.init(model)["params"], "batch_stats": {}})
+    step = steps.make_train_step(model, optimizer, lambda _: 0.01, parameters, accumulate=accumulate)
     batch = Batch(images=tiny.images(4), ground_truth=TRUTH)
     with pytest.raises(KeyError, match="normalizer 'boxes'; normalizers returns positives"):
         jax.eval_shape(step, state, batch)

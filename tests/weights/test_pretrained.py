@@ -9,6 +9,7 @@ from flax import linen as nn
 from dyhead_jax import config as configs
 from dyhead_jax.backbones.resnet import ResNet
 from dyhead_jax.backbones.swin import Swin
+from dyhead_jax.training import steps
 from dyhead_jax.weights import files, layouts, names, pretrained, state_dict
 from tests.backbones.variables import random_variables
 
@@ -137,9 +138,10 @@ def test_training_starts_from_them(monkeypatch):
     """With the rest as random as it would be without them."""
     train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")
     config = configs.Config(data=configs.DataConfig(canvases=((4, 4),)))
-    plain = train.first_variables(config, Model())
+    shapes = steps.survey(Model(), (4, 4)).shapes
+    plain = train.first_variables(config, Model(), shapes)
     sevens = jax.tree.map(lambda x: np.full_like(x, 7.0), plain["params"]["backbone"])
     monkeypatch.setattr(pretrained, "backbone", lambda name, shapes: {"params": sevens})
     config.model.pretrained = "weights.pth"
-    got = train.first_variables(config, Model())
+    got = train.first_variables(config, Model(), shapes)
     jax.tree.map(np.testing.assert_array_equal, got["params"], plain["params"] | {"backbone": sevens})
