@@ -166,8 +166,10 @@ def test_help_lists_the_options_of_the_fork(fork, capsys):
     assert "--config.model.dyhead.task.reduction=4" in " ".join(lines)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [(False, False), (True, True), *(pytest.param(a, not a, marks=pytest.mark.long) for a in (False, True))],
+)
 def test_its_sampling_layer_learns_at_the_rate_of_offsets(fork, scan, remat):
     changed = overridden(fork, SPATIAL, f"--config.model.dyhead.scan={scan}", f"--config.model.dyhead.remat={remat}")
     model = build(changed.model)
@@ -183,6 +185,7 @@ def test_its_sampling_layer_learns_at_the_rate_of_offsets(fork, scan, remat):
     np.testing.assert_allclose(spatial["sampling"]["kernel"], 0.1 * spatial["value"]["kernel"].mean(), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_it_is_trained_evaluated_and_benchmarked(fork, capsys, monkeypatch, tmp_path):
     folder = tmp_path / "run"
     command_line = [
@@ -212,8 +215,10 @@ def test_it_is_trained_evaluated_and_benchmarked(fork, capsys, monkeypatch, tmp_
 # Two branches
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [(False, False), (True, True), *(pytest.param(a, not a, marks=pytest.mark.long) for a in (False, True))],
+)
 def test_branches_leave_the_last_block(fork, scan, remat):
     pyramid = [jnp.ones((1, 8, 8, 8)), jnp.ones((1, 4, 4, 8))]
     head = DyHead(num_blocks=2, features=8, norm_groups=4, task="mine:TwoGates", scan=scan, remat=remat)
@@ -229,7 +234,7 @@ def test_branches_leave_the_last_block(fork, scan, remat):
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["ATSS", "FCOS", "RetinaNet"])
+@pytest.mark.parametrize("kind", ["ATSS", *(pytest.param(k, marks=pytest.mark.long) for k in ("FCOS", "RetinaNet"))])
 def test_a_detector_trains_with_two_branches(fork, kind):
     head = {
         "ATSS": configs.ATSSConfig(anchor_scale=2.0),

@@ -74,11 +74,12 @@ def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
                 raise ParameterError(f"{owner} declares {kind} {prefix[-1]!r}, but has no {'/'.join(prefix)}")
         return frozenset(path for path in paths for n in range(len(path) + 1) if path[:n] in declared[kind])
 
+    is_frozen = getattr(model, "is_frozen", lambda path: False)
     return Parameters(
         shapes=shapes,
         offsets=below("offset_parameters"),
         positions=below("position_parameters"),
         undecayed=below("undecayed_parameters"),
-        frozen=below("frozen_parameters") | {path for path in paths if model.is_frozen(path)},
+        frozen=below("frozen_parameters") | {path for path in paths if is_frozen(path)},
         norms=below("norms"),
     )
