@@ -324,6 +324,7 @@ def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path
     assert load_for_inference(tmp_path / "b").config.model.bgr
 
 
+@pytest.mark.long
 def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsys):
     """One step at a learning rate of zero ends where the file began."""
     train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")

@@ -300,6 +300,7 @@ def test_a_step_that_runs_is_seen():
     assert not train.is_running(None)
 
 
+@pytest.mark.long
 def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_path):
     folder = tmp_path / "run"
     code, out, error = runs.interrupt(folder, 1, signal.SIGTERM)

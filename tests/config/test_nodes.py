@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_named():
             nodes.make_node(value)
     for option, message in {
         "widht": "has no option 'widht'; it has needed, width",
-        "features": "is handed down",
+        "features": "is set by the parent",
     }.items():
         with pytest.raises(configs.ConfigError, match=message):
             nodes.make_node({"module": f"{HERE}:Own", option: 1}, GIVEN)

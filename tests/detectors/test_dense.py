@@ -33,7 +33,9 @@ def options(kind):
     return KINDS[kind][1] | extra
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(k, marks=pytest.mark.long if k == "fcos_tricks" else []) for k in KINDS]
+)
 def detector(request):
     """The kind, model, variables, and a jitted function of variables, images and truth to losses and gradients."""
     model = tiny.make(KINDS[request.param][0], **options(request.param))
@@ -116,6 +118,7 @@ def test_parts_by_configuration():
             assert ("dyhead" in shapes["params"]) == (blocks == 1)
 
 
+@pytest.mark.long
 def test_reppoints_from_a_grid():
     """With grid_start the first boxes are squares around their cells before any training, so that some overlap a box
     of their level's size well; without it they have no size to speak of, and none does."""

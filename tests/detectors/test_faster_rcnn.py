@@ -34,7 +34,7 @@ TRUTH = tiny.truth(
 )
 
 
-@pytest.fixture(scope="module", params=["fc", "task"])
+@pytest.fixture(scope="module", params=["fc", pytest.param("task", marks=pytest.mark.long)])
 def detector(request):
     """The model, its variables, and a jitted function of variables, images, truth and key to losses and gradients."""
     model = tiny.make(FasterRCNN, **OPTIONS, task=TASK if request.param == "task" else "none")
@@ -196,6 +196,7 @@ def test_parts_by_configuration():
         assert absent not in head
 
 
+@pytest.mark.long
 def test_a_train_step_draws_samples():
     """By its seed, anew at every step, and in every micro-batch of its own."""
     model = tiny.make(FasterRCNN, **OPTIONS | {"rpn_samples": 8, "roi_samples": 8})

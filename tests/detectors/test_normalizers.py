@@ -27,9 +27,8 @@ ALL_SAMPLES = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "atss" else pytest.mark.long) for kind in KINDS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_halves_train_as_the_whole(kind):
     cls, options = KINDS[kind]
     model = tiny.make(cls, blocks=0, **options | (ALL_SAMPLES if kind == "faster_rcnn" else {}))

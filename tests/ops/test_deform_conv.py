@@ -195,7 +195,9 @@ def calls_on_three_maps():
     return [v["x"] for v in fine], calls
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "mixed"])
+@pytest.mark.parametrize(
+    "implementation", [*(pytest.param(i, marks=pytest.mark.long) for i in IMPLEMENTATIONS), "mixed"]
+)
 def test_calls_on_the_same_maps_equal_calls_alone(implementation, monkeypatch):
     """Values and all gradients; "mixed" reads the two smaller maps by "dense", the largest by "gather"."""
     if implementation == "mixed":

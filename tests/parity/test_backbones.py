@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dyhead_jax.backbones.swin import Swin
-from dyhead_jax.config import import_path
+from dyhead_jax.config import nodes
 from dyhead_jax.training import steps
 from dyhead_jax.weights import names
 from tests.parity import mmdet_model
@@ -68,7 +68,7 @@ def test_resnet_maps(case):
     weights = case.under("w/backbone." if whole else "w/")
     pattern = "backbone/c*" if whole else "out/f*"
     keys = [pattern.replace("*", str(number)) for number in case.numbers(pattern)]
-    _check(case, import_path.build(mmdet_model.resnet(_config(case))), names.resnet, weights, case["in/img"], keys)
+    _check(case, nodes.build(mmdet_model.resnet(_config(case))), names.resnet, weights, case["in/img"], keys)
 
 
 @pytest.mark.parametrize("case", NECKS, ids=lambda c: c.name)
@@ -79,7 +79,7 @@ def test_fpn_levels(case):
     config = mmdet_model.fpn(neck)
     keys = [f"fpn/p{level}" for level in case.numbers("fpn/p*")]
     assert len(keys) == config.levels
-    _check(case, import_path.build(config), names.fpn_mmdet(len(maps) - config.start), case.under(prefix), maps, keys)
+    _check(case, nodes.build(config), names.fpn_mmdet(len(maps) - config.start), case.under(prefix), maps, keys)
 
 
 def _swin_official(case: Case) -> Swin:

@@ -275,6 +275,7 @@ def test_a_run_goes_on_with_fewer_and_more_devices(runs: Runs, one: Path, tmp_pa
     assert_same_run(tmp_path, one)
 
 
+@pytest.mark.long
 def test_one_two_and_three_processes_find_the_same_ap(runs: Runs, tmp_path: Path) -> None:
     found = []
     for count in (1, 2, 3):
