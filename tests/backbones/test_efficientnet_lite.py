@@ -27,6 +27,7 @@ def test_strides_and_channels(images):
     assert [m.shape for m in maps] == [(2, 9, 16, 24), (2, 5, 8, 40), (2, 3, 4, 112), (2, 2, 2, 320)]
 
 
+@pytest.mark.long
 def test_gradient_is_zero_exactly_where_frozen(images, variables):
     def objective(params):
         maps = MODEL.apply({**variables, "params": params}, images, True)

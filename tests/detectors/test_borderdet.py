@@ -82,6 +82,7 @@ def test_coarse_boxes_of_no_size(detector):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves((terms, gradients)))
 
 
+@pytest.mark.long
 def test_two_devices_equal_one(detector):
     """The mean over devices of the losses of one image each is the loss of the batch."""
     model, variables, losses = detector

@@ -81,6 +81,7 @@ def test_samples_follow_the_key(detector):
     assert first["loss_rpn_class"] != other["loss_rpn_class"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("detector", ["fc"], indirect=True)
 def test_two_devices_equal_one(detector):
     """The mean over devices of the losses of one image each is the loss of the batch (samples by the fixed key)."""

@@ -157,6 +157,7 @@ def test_input_channels_may_differ(pyramid):
     assert {x.shape[-1] for x in out} == {8}
 
 
+@pytest.mark.long
 def test_scan_and_remat_change_nothing(pyramid):
     """On two levels: the program of two blocks with gradients is the longest of this file to compile."""
     pyramid = pyramid[1:]
