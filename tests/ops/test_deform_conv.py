@@ -21,7 +21,7 @@ from dyhead_jax.ops.deform_conv import (
 from tests.ops import deform_conv_reference
 
 # "auto" is "gather" on a CPU; "windows" is compared with it by a test of its own
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gather", "windows")]
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in IMPLEMENTATIONS if name != "dense"]
 EACH = pytest.mark.parametrize("implementation", ["auto", "dense", *LONG])
 # kernel, stride, padding, dilation, groups, deformable groups, mask, bias
 SETTINGS = [
