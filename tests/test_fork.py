@@ -218,6 +218,7 @@ def test_it_is_trained_evaluated_and_benchmarked(fork, capsys, monkeypatch, tmp_
 # Two branches
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scan", "remat"),
     [

@@ -52,6 +52,7 @@ def test_gradient_is_zero_exactly_where_frozen(images, variables, norm):
         assert (float(jnp.abs(leaf).max()) == 0) == model.is_frozen(path), path
 
 
+@pytest.mark.long
 def test_remat_changes_nothing(images, variables):
     def run(model):
         def objective(params):
@@ -100,6 +101,7 @@ def test_offset_biases_train_under_frozen_norms():
     assert model.is_frozen(("bn1", "scale"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("deform", "share"), [("v1", 1.0), ("v2", 0.5)])
 def test_deformable_block_starts_as_the_plain_one(deform, share):
     """Zero offsets are the plain convolution; v2's masks of sigmoid(0) halve it."""

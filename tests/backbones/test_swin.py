@@ -35,6 +35,7 @@ def test_parameter_count_of_swin_t():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
+@pytest.mark.long
 def test_gradient_is_zero_exactly_where_frozen(images, variables):
     def objective(params):
         maps = TINY.apply({"params": params}, images, True, rngs={"dropout": jax.random.key(3)})
@@ -65,6 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(images, variables):
         np.testing.assert_allclose(whole[1:], single, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_remat_changes_nothing(images, variables):
     got = jax.jit(lambda: TINY.clone(remat=True).apply(variables, images, False))()
     for a, b in zip(got, jax.jit(lambda: TINY.apply(variables, images, False))(), strict=True):

@@ -28,6 +28,7 @@ def losses(truth, maps=MAPS, **options):
     return {name: np.mean(values) for name, values in terms.items()}
 
 
+@pytest.mark.long
 def test_divisor_eps():
     """Of n positives, two terms shrink by n / (n + 1), the box term by 1 / 2."""
     match, _ = tiny.make(ATSS).apply(PARAMS, SHAPES, TRUTH, method="match")

@@ -11,6 +11,8 @@ from dyhead_jax.training import steps
 from dyhead_jax.weights import names
 from tests.detectors import tiny
 
+pytestmark = pytest.mark.long
+
 OPTIONS = {
     "norm_groups": 4,
     "border_class_features": 6,

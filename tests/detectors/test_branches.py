@@ -11,6 +11,8 @@ from dyhead_jax.training import steps
 from tests.detectors import tiny
 from tests.detectors.kinds import DENSE, KINDS
 
+pytestmark = pytest.mark.long
+
 SHAPES = [(8, 12), (4, 6), (2, 3)]
 CLASS_MAPS = {"class", "border_class"}
 

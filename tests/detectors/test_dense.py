@@ -34,7 +34,8 @@ def options(kind):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(k, marks=pytest.mark.long if k == "fcos_tricks" else []) for k in KINDS]
+    scope="module",
+    params=[pytest.param(k, marks=pytest.mark.long if k in ("fcos_tricks", "reppoints") else []) for k in KINDS],
 )
 def detector(request):
     """The kind, model, variables, and a jitted function of variables, images and truth to losses and gradients."""

@@ -13,6 +13,8 @@ from tests.detectors import tiny
 from tests.detectors.kinds import KINDS
 from tests.tiny_detector import max_relative_difference, quickly_compiled
 
+pytestmark = pytest.mark.long
+
 # 2, 3, 0 and 1 boxes: every second image makes a half, so one half has 2 boxes and the other 4
 TRUTH = tiny.truth(
     [[[10, 10, 34, 40], [50, 20, 80, 60]], [[4, 30, 20, 60], [30, 5, 90, 55], [60, 40, 80, 60]], [], [[4, 3, 20, 20]]],

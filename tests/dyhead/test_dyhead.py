@@ -31,7 +31,10 @@ def run(module, *args):
     return variables, steps.jit_once(module.apply)(variables, *args)
 
 
-@pytest.mark.parametrize("coarse_offsets", list(CoarseOffsets))
+@pytest.mark.parametrize(
+    "coarse_offsets",
+    [pytest.param(c, marks=[] if c == CoarseOffsets.FLAT else pytest.mark.long) for c in CoarseOffsets],
+)
 def test_every_choice_of_coarse_offsets_runs_and_differs(pyramid, coarse_offsets):
     _, out = run(small_block(coarse_offsets=coarse_offsets), pyramid)
     assert [x.shape for x in out] == [x.shape for x in pyramid]
@@ -259,6 +262,7 @@ def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, 
     assert float(jnp.sqrt(2 * jnp.mean(out[1] ** 2))) == pytest.approx(size, rel=0.25)
 
 
+@pytest.mark.long
 def test_bfloat16_stays_close(pyramid):
     variables, wide = run(small_block(), pyramid)
     half = steps.jit_once(small_block(dtype=jnp.bfloat16).apply)(variables, [x.astype(jnp.bfloat16) for x in pyramid])

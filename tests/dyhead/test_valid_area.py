@@ -15,6 +15,8 @@ from dyhead_jax.dyhead.spatial import PlainNeighbours
 from dyhead_jax.dyhead.valid_area import over, valid_cells
 from dyhead_jax.training import steps
 
+pytestmark = pytest.mark.long
+
 C = 8
 IMAGE = [(7, 10), (4, 5), (2, 3)]  # levels of an image without padding
 CANVAS = [(12, 13), (6, 7), (3, 4)]  # of the same on a canvas

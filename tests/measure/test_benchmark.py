@@ -74,7 +74,9 @@ def get_config(width="8"):
         ["block", "--size", "32x40", "--levels", "2", "--channels", "16", "--forward", "--attention", "task=none"],
         pytest.param(["head", "--compare", "tiny.py", "tiny.py:16"], marks=pytest.mark.long),
         pytest.param(["train", "--config", "tiny.py"], marks=pytest.mark.long),
-        ["infer", "--config=tiny.py", "--batch", "2", "--config.model.num_classes=4"],
+        pytest.param(
+            ["infer", "--config=tiny.py", "--batch", "2", "--config.model.num_classes=4"], marks=pytest.mark.long
+        ),
     ],
     ids=lambda a: a[0],
 )

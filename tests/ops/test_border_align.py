@@ -9,6 +9,8 @@ import pytest
 
 from dyhead_jax.ops.border_align import border_align, border_align_levels
 
+pytestmark = pytest.mark.long
+
 POOL = 4
 
 
