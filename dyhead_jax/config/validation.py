@@ -109,8 +109,10 @@ def _check_choice(name: str, value: Any, choices: type[Choice]) -> None:
 
 
 def _check_levels(model: ModelConfig) -> None:
-    limits, levels = (getattr(model.head, "level_limits", None), getattr(model.neck, "levels", None))
-    if limits is not None and levels is not None and len(limits) != levels - 1:
+    if not (hasattr(model.head, "level_limits") and hasattr(model.neck, "levels")):
+        return  # another head or neck
+    limits, levels = model.head.level_limits, model.neck.levels
+    if len(limits) != levels - 1:
         raise ConfigError(
             f"config.model.head.level_limits has {len(limits)} values; config.model.neck.levels {levels} needs"
             f" {levels - 1}"
