@@ -147,7 +147,9 @@ def write_workdir(
 
 
 def check_unused(folder: Path) -> None:
-    """Raises ConvertError if the folder belongs to a run."""
+    """Raises ConvertError if the folder belongs to a run, or is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ConvertError(f"--workdir={folder} is a file; it must be a folder, or not exist")
     taken = [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]
     if taken:
         raise ConvertError(f"{folder} already has {taken[0]}, which is not overwritten; choose another --workdir")

@@ -354,3 +354,10 @@ def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsy
     got = load_for_inference(tmp_path / "w")
     assert got.step == 1
     jax.tree.map(np.testing.assert_array_equal, got.variables, variables)
+
+
+def test_a_workdir_that_is_a_file_is_named_before_anything_is_read(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(convert.ConvertError, match="is a file; it must be a folder"):
+        convert.check_unused(path)
