@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train
-from dyhead_jax import command, detectors, failure
+from dyhead_jax import command, detectors, failure, train
 from dyhead_jax.config import OptimConfig
 from dyhead_jax.data import coco_json
 from dyhead_jax.training import optim

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-import train
-from dyhead_jax import command
+from dyhead_jax import command, train
 from dyhead_jax import config as configs
 from dyhead_jax.config import flags
 from dyhead_jax.evaluation.trained_model import load_for_inference

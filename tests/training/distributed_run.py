@@ -6,8 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-import train
-from dyhead_jax import command, detectors
+from dyhead_jax import command, detectors, train
 from dyhead_jax.data import pipeline
 from dyhead_jax.training import watchdog
 from dyhead_jax.types import Detections

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import train
-from dyhead_jax import command, detectors
+from dyhead_jax import command, detectors, train
 from dyhead_jax.config import Config, flags, load_file
 from dyhead_jax.training import checkpoint, distributed, optim, steps
 from tests.data.folders import write_split

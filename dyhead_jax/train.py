@@ -311,5 +311,5 @@ def main() -> None:
             train(config, options.workdir)
 
 
-if __name__ == "__main__":  # loader processes import this file too
+if __name__ == "__main__":
     command.run(main)
