@@ -10,7 +10,8 @@ On several hosts, run the same command on each, with a shared --workdir:
 config.data.batch_size counts the images of all hosts.
 
 After a kill or stop, the same command resumes from the last checkpoint as if nothing had happened; for a finished run
-it prints the result again. A folder that belongs to a run with another config is refused.
+it prints the result again. With a larger config.run.steps a run, finished or not, is trained longer. A folder that
+belongs to a run with another config is refused.
 
 The folder then holds
     config.json       the whole config
@@ -39,15 +40,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dyhead_jax import command, detectors, failure
-from dyhead_jax.config import Config, ConfigError, flags, to_json, unused
+from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
 from dyhead_jax.data import pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, visualize
 from dyhead_jax.evaluation.split import evaluate_split
-from dyhead_jax.training import distributed, optim, parallel, steps, workdir
+from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.training import distributed, initial, optim, parallel, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
 from dyhead_jax.training.parameters import Parameters
@@ -62,13 +64,15 @@ class TrainError(ValueError):
 
 def train(config: Config, folder: Path) -> None:
     """The whole run, starting from the last checkpoint in the folder if there is one."""
-    workdir.check(folder, config)
+    earlier = workdir.check(folder, config)
     run, total = config.run, config.run.steps
     first = distributed.is_first()
     distributed.check_same("the config", hashlib.sha256(to_json(config).encode()).digest())
     line = finished(folder, total)
     if distributed.broadcast(line is not None):
-        print(f"{folder} is finished; choose another --workdir for a longer or a different run\n{line}")
+        print(
+            f"{folder} is finished; a larger config.run.steps trains it longer, another --workdir starts a new run\n{line}"
+        )
         return
     stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
@@ -113,12 +117,14 @@ def train(config: Config, folder: Path) -> None:
             start_step=start,
         )
         stack.enter_context(closing(batches))
-        initial = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
+        initial_state = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
         if latest is not None:
-            state, _ = checkpoints.restore(start, jax.eval_shape(initial, parameters.shapes), batches)
+            state, _ = checkpoints.restore(start, jax.eval_shape(initial_state, parameters.shapes), batches)
             print(f"going on from step {start}")
+            if earlier is not None and total > earlier:
+                print(f"note: {optim.describe_longer(rates, earlier, total, start)}")
         else:
-            state = steps.jit_once(initial)(first_variables(config, single, parameters.shapes))
+            state = steps.jit_once(initial_state)(first_variables(config, single, parameters, train_split.class_names))
         describe(parameters, devices, config)
         state = devices.replicate(state)
         metrics = None  # only on process 0
@@ -232,15 +238,32 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
     return train_split, val_split
 
 
-def first_variables(config: Config, model: Any, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Random weights from the seed, with the backbone of config.model.pretrained if set. shapes: of all variables."""
+def first_variables(config: Config, model: Any, parameters: Parameters, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Random weights from the seed, with the backbone of config.model.pretrained and what config.model.init has."""
     random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
-    given = {}
-    if config.model.pretrained:
-        backbone = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
+    begin = initial.Start({}, {}, [])
+    if config.model.init:
+        begin = initial.start(other_model(config.model), parameters, class_names, config.model.init)
+        print(*begin.notes, sep="\n  ")
+    given = begin.given
+    backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
+    if config.model.pretrained and not all(
+        "backbone" in given.get(name, {}) and jax.tree.structure(given[name]["backbone"]) == jax.tree.structure(tree)
+        for name, tree in backbone.items()
+    ):
         loaded = pretrained.backbone(config.model.pretrained, backbone)
-        given = {name: {"backbone": tree} for name, tree in loaded.items()}
-    return steps.jit_once(random)(given=given)
+        flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
+        given = unflatten_dict(flat | flatten_dict(given))
+    return begin.fill(steps.jit_once(random)(given=given))
+
+
+def other_model(model: ModelConfig) -> initial.OtherModel:
+    """The model that config.model.init names."""
+    path = Path(model.init)
+    if not path.is_dir():
+        return initial.read(path, model)
+    loaded = load_for_inference(path)
+    return initial.OtherModel(loaded.variables, loaded.class_names)
 
 
 def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:

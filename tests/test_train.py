@@ -173,6 +173,18 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
         workdir.check(tmp_path, kind)
 
 
+def test_only_more_steps_are_a_longer_run(tmp_path):
+    config = configs.Config()
+    assert workdir.check(tmp_path, config) is None
+    workdir.claim(tmp_path, config)
+    steps = config.run.steps
+    config.run.steps = steps + 1
+    assert workdir.check(tmp_path, config) == steps
+    config.run.steps = steps - 1
+    with pytest.raises(workdir.WorkdirError, match=r"config\.run\.steps was 90000, is 89999"):
+        workdir.check(tmp_path, config)
+
+
 def test_what_a_resumed_run_may_change_exists():
     heads = (configs.ATSSConfig(), configs.RepPointsConfig())
     for name in workdir.FREE:
@@ -349,3 +361,31 @@ def test_a_loss_that_is_nan_stops_with_its_step(runs, whole, tmp_path):
     assert code == 1
     assert "the loss is nan at step" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.long
+def test_a_finished_run_is_trained_longer(runs, tmp_path):
+    """With a constant learning rate it ends as a run that was so long from the start, to the bit."""
+    constant = "--config.optim.schedule=constant"
+    code, _, error = runs.finish(tmp_path / "a", constant, "--config.run.steps=4")
+    assert code == 0, error
+    code, out, error = runs.finish(tmp_path / "a", constant)
+    assert code == 0, error
+    assert f"note: {STEPS} steps in place of 4; the learning rate is constant" in out
+    code, out, error = runs.finish(tmp_path / "b", constant)
+    assert code == 0, error
+    ours, wanted = saved_state(tmp_path / "a", STEPS), saved_state(tmp_path / "b", STEPS)
+    assert ours.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
+
+
+@pytest.mark.long
+def test_a_run_starts_from_another(runs, whole, tmp_path):
+    code, out, error = runs.finish(tmp_path / "next", f"--config.model.init={whole[0]}", "--config.run.steps=1")
+    assert code == 0, error
+    arrays = len(saved_state(whole[0], STEPS))
+    assert f"start from {whole[0]}: {arrays} of {arrays} arrays" in out
+    code, _, error = runs.finish(tmp_path / "none", f"--config.model.init={tmp_path / 'absent.npz'}")
+    assert code == 1
+    assert error.splitlines() == [f"error: {tmp_path / 'absent.npz'}: no such file"]

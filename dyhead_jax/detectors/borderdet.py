@@ -4,7 +4,7 @@ Coordinates: see `points`. Border alignment works in cells of a level.
 Source: the official code, with the loss normalisers of its first release, which the published numbers come from.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,7 @@ class BorderDet(PointDetector):
 
     tower_bias: bool = True
     center_offset: float = 0.0
+    class_parameters: ClassVar = {"class_predictor": "classes", "border_class_predictor": "classes"}
     border_class_features: int = 256
     border_box_features: int = 128
     pool_size: int = 10

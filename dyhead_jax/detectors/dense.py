@@ -1,5 +1,7 @@
 """What detectors that predict at every cell share: two towers, the class loss, and candidates to detections."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +23,7 @@ class DenseDetector(Detector):
     candidates; nms_candidates: kept a level before NMS; clip_boxes: a `postprocess.ClipBoxes`.
     """
 
+    class_parameters: ClassVar = {"class_predictor": "classes"}  # see training/parameters.py
     towers: int = 4
     norm_groups: int = 32
     tower_bias: bool = False

@@ -1,6 +1,6 @@
 """The second stage's layers of Faster R-CNN, on the pooled features of a proposal."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ class RoIHead(nn.Module):
     N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
     """
 
+    class_parameters: ClassVar = {  # see training/parameters.py
+        "class_predictor": "classes, background", "box_predictor": "classes x boxes",
+    }  # fmt: skip
     num_classes: int
     layers: int = 2
     fc_features: int = 1024

@@ -52,6 +52,17 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
+def describe_longer(optim: OptimConfig, before: int, now: int, step: int) -> str:
+    """What becomes of the learning rate where a run of `before` steps, now at `step`, is trained for `now` steps."""
+    old, new = (float(make_schedule(optim, steps)(step)) for steps in (before, now))
+    if old == new and optim.schedule == Schedule.CONSTANT:
+        return f"{now} steps in place of {before}; the learning rate is constant, so nothing else changes"
+    return (
+        f"{now} steps in place of {before}: the {optim.schedule} schedule now covers {now} steps, so the learning rate"
+        f" at step {step} is {new:.3g} (before {old:.3g}); optimiser, averages and data go on as they were"
+    )
+
+
 def make_optimizer(optim: OptimConfig, steps: int, parameters: Parameters) -> optax.GradientTransformation:
     """The optimiser of the trained parameters; frozen ones are split off by `partition` first.
 

@@ -8,6 +8,10 @@ strings):
     undecayed_parameters   never decayed
     frozen_parameters      never trained; neither are those for which the detector's `is_frozen(path)` is true
 
+    class_parameters       a dict: parameters with a part for each class along their last axis, and how it is laid out:
+                           "classes" (the classes of the first anchor, then those of the next), "classes, background",
+                           or "classes x boxes" (four deltas a class). `initial` keeps the part of a class by its name
+
 A class attribute `is_norm = True` marks all parameters of the module as those of a norm, like those of Flax's norms.
 """
 
@@ -21,7 +25,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 Path = tuple[str, ...]
-DECLARED = ("offset_parameters", "position_parameters", "undecayed_parameters", "frozen_parameters")
+DECLARED = (
+    "offset_parameters", "position_parameters", "undecayed_parameters", "frozen_parameters", "class_parameters",
+)  # fmt: skip
 NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm, nn.SpectralNorm, nn.WeightNorm)
 
 
@@ -31,7 +37,8 @@ class ParameterError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """shapes: the model's variables as `jax.ShapeDtypeStruct`. The sets hold paths within "params"."""
+    """shapes: the model's variables as `jax.ShapeDtypeStruct`. The sets hold paths within "params"; classes: the layout
+    of each of the `class_parameters`."""
 
     shapes: Any
     offsets: frozenset[Path]
@@ -39,6 +46,7 @@ class Parameters:
     undecayed: frozenset[Path]
     frozen: frozenset[Path]
     norms: frozenset[Path]
+    classes: dict[Path, str]
 
     def is_frozen(self, path: Path) -> bool:
         return path in self.frozen
@@ -51,6 +59,7 @@ def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
     Raises ParameterError if a module declares a parameter that it does not have.
     """
     declared: dict[str, dict[Path, str]] = defaultdict(dict)  # kind -> path -> name of the declaring class
+    layouts: dict[Path, str] = {}
 
     def collect(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -59,6 +68,7 @@ def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
         for kind in DECLARED:
             for name in getattr(module, kind, ()):
                 declared[kind][(*module.path, name)] = type(module).__name__
+        layouts.update({(*module.path, k): layout for k, layout in getattr(module, "class_parameters", {}).items()})
         if isinstance(module, NORMS) or getattr(module, "is_norm", False):
             declared["norms"][module.path] = type(module).__name__
         return call(*args, **kwargs)
@@ -74,6 +84,7 @@ def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
                 raise ParameterError(f"{owner} declares {kind} {prefix[-1]!r}, but has no {'/'.join(prefix)}")
         return frozenset(path for path in paths for n in range(len(path) + 1) if path[:n] in declared[kind])
 
+    classes = {path: layout for path in paths for prefix, layout in layouts.items() if path[: len(prefix)] == prefix}
     is_frozen = getattr(model, "is_frozen", lambda path: False)
     return Parameters(
         shapes=shapes,
@@ -82,4 +93,5 @@ def trace_parameters(model: Any, init: Callable[[], Any]) -> Parameters:
         undecayed=below("undecayed_parameters"),
         frozen=below("frozen_parameters") | {path for path in paths if is_frozen(path)},
         norms=below("norms"),
+        classes=classes,
     )

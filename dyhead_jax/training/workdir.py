@@ -17,7 +17,7 @@ class WorkdirError(ValueError):
 
 
 # Fields that may change when a run resumes: devices, memory, logging, the location of the data; not what is computed.
-# Some nodes lack some of these fields.
+# Some nodes lack some of these fields. `run.steps` may be raised besides, which the loop explains.
 FREE = (
     "model.backbone.remat",
     "model.dyhead.remat",
@@ -41,26 +41,30 @@ FREE = (
 )
 
 
-def check(workdir: Path, config: Config) -> None:
-    """Raises WorkdirError if the folder belongs to a run with another config, or is in use without a config.json.
+def check(workdir: Path, config: Config) -> int | None:
+    """The number of steps that the run in the folder had so far, if any; `config.run.steps` may be more.
 
-    Writes nothing.
+    Raises WorkdirError if the folder belongs to a run with another config, or is in use without a config.json. Writes
+    nothing.
     """
     path = workdir / "config.json"
     if not path.exists():
         taken = [name for name in ("checkpoints", "metrics.jsonl") if (workdir / name).exists()]
         if taken:
             raise WorkdirError(f"{workdir} has {taken[0]} but no config.json; choose another --workdir")
-        return
+        return None
     before = load_file(path)
     config = from_json(to_json(config))  # lists become tuples, as in the config read back
-    changed = [line for name, line in _differences(before, config) if name not in FREE]
+    longer = config.run.steps > before.run.steps
+    free = {*FREE, "run.steps"} if longer else FREE
+    changed = [line for name, line in _differences(before, config) if name not in free]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise WorkdirError(
             f"{workdir} belongs to a run with another config: {'; '.join(changed[:5])}{more};"
             " choose another --workdir, or give the old values to go on"
         )
+    return before.run.steps
 
 
 def claim(workdir: Path, config: Config) -> None:

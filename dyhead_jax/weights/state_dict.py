@@ -154,6 +154,17 @@ def load(
     return matched.variables
 
 
+def known(table: Table, state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The tree of the arrays that the rules take, and the names that have no place, whether ignored or unknown.
+
+    Unlike `load` it asks for nothing to be complete. Raises NamesError for two names of one parameter, missing pieces
+    of a stack, and arrays that are not of a rule's kind.
+    """
+    filled, names, _, _ = _collect(table, state_dict, None)
+    taken = set(names.values())
+    return traverse_util.unflatten_dict(filled, sep="/"), tuple(name for name in state_dict if name not in taken)
+
+
 def match(table: Table, state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> Match:
     """Fills a model's tree from a checkpoint, and accounts for every parameter on both sides.
 

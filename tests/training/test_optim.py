@@ -32,7 +32,17 @@ PARAMETERS = Parameters(
             ("dyhead", "GroupNorm_0", "bias"),
         }
     ),
+    classes={},
 )
+
+
+def test_a_longer_schedule_says_what_becomes_of_the_rate():
+    rates = OptimConfig(learning_rate=0.1, warmup_steps=0, schedule="cosine")
+    text = optim.describe_longer(rates, 100, 200, 100)
+    assert text.startswith("200 steps in place of 100: the cosine schedule now covers 200 steps")
+    assert "at step 100 is 0.05 (before 0)" in text
+    rates.schedule = "constant"
+    assert "nothing else changes" in optim.describe_longer(rates, 100, 200, 100)
 
 
 def filled(seed):
