@@ -71,7 +71,7 @@ def train(config: Config, folder: Path) -> None:
     line = finished(folder, total)
     if distributed.broadcast(line is not None):
         print(
-            f"{folder} is finished; a larger config.run.steps trains it longer, another --workdir starts a new run\n{line}"
+            f"{folder} is finished; a larger config.run.steps trains it longer, another --workdir starts anew\n{line}"
         )
         return
     stop = distributed.StopRequest()

@@ -29,7 +29,11 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
     """A parser for the options of a run, for `parse`; a program may add options of its own."""
     result = command.parser(prog, description, add_help=False)
     result.add_argument("-h", "--help", action="store_true", help="show this text, and with --config=FILE its options")
-    result.add_argument("--config", metavar="FILE", help="config file; --config.NAME=VALUE changes one of its options")
+    result.add_argument(
+        "--config",
+        metavar="FILE",
+        help="config file, or the name of one in configs/; --config.NAME=VALUE changes one of its options",
+    )
     result.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run")
     return result
 
@@ -46,12 +50,12 @@ def parse(
     if options.help:
         print(parser.format_help().rstrip())
         if options.config:
-            print("\n" + describe(load_file(options.config), Path(options.config.partition(":")[0])))
+            print("\n" + describe(load_file(options.config), find_file(options.config.partition(":")[0])))
         else:
             print("\nWith --config=FILE, --help lists its options.")
         return None
     if not options.config:
-        raise UsageError("--config=FILE is missing; configs/ has some (see --help)")
+        raise UsageError("--config=FILE is missing; configs/ has some, which need only their name (see --help)")
     config = load_file(options.config)
     try:
         config = override(config, options.overrides)
@@ -91,12 +95,11 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
 def load_file(argument: str) -> Config:
     """The config that `get_config()` of a config file returns; "FILE:TEXT" calls `get_config("TEXT")`.
 
+    FILE: a path, or the name of one of this project's configs, such as atss_r50_dyhead_1x.
     Raises ConfigError, which names the file and the line, if the file does not exist or raises an error.
     """
     name, separator, text = argument.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"--config={name}: no such file")
+    path = find_file(name)
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
@@ -113,6 +116,23 @@ def load_file(argument: str) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: get_config() returns a {type(config).__name__}, not a dyhead_jax.config.Config")
     return config
+
+
+def find_file(name: str) -> Path:
+    """The config file of a path, or of the name of one of this project's configs. Raises ConfigError for neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(config.__file__).parents[1]
+    folders = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
+    names = sorted(file.stem for folder in folders for file in folder.glob("[a-z]*.py"))
+    if name in names:
+        return next(file for folder in folders if (file := folder / f"{name}.py").is_file())
+    if path.suffix or len(path.parts) > 1:
+        raise ConfigError(f"--config={name}: no such file")
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+    raise ConfigError(f"--config={name}: no such file, nor a config of this project; {hint}")
 
 
 def describe(config: Config, path: Path) -> str:
