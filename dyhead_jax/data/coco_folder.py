@@ -8,7 +8,8 @@ that both give the same examples.
 
 from pathlib import Path
 
-from dyhead_jax.data import coco_json, images
+from dyhead_jax.data import coco_json
+from dyhead_jax.data.annotations import make_index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
 from dyhead_jax.data.encoded import FolderImages
@@ -49,16 +50,10 @@ class CocoFolder(CocoSource):
             raise DataError(f"the data folder {self._root} does not exist")
         annotations, folder = (self._root / part for part in self._parts[name])
 
-        def size_of(file_name: str) -> tuple[int, int]:
-            path = folder / file_name
-            try:
-                with path.open("rb") as file:
-                    return images.size(file, str(path))
-            except OSError as error:
-                raise DataError(f"{path}, named in {annotations}, cannot be read: {error.strerror}") from error
-
-        index = coco_json.load(annotations, limit=self._limit, size_of=size_of)
-        files = FolderImages(folder, index.file_names)
+        found = coco_json.records(annotations)
+        records = found.images[: self._limit or None]
+        files = FolderImages(folder, [image.file_name for image in records])
+        index = make_index(found, records, files.sizes(annotations))
         if not self._prepared:
             return CocoSplit(index, files)
         from dyhead_jax.data.packing import packed_folder  # tfds takes a second to import

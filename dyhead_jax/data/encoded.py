@@ -1,8 +1,12 @@
 """Where encoded images come from."""
 
+import sys
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
+from dyhead_jax.data import images
 from dyhead_jax.data.source import DataError
 
 
@@ -33,6 +37,21 @@ class FolderImages:
 
     def name(self, index: int) -> str:
         return str(self._folder / self._file_names[index])
+
+    def sizes(self, named_in: Path) -> list[tuple[int, int]]:
+        """(height, width) of each, from the headers, with a progress bar if that takes long.
+
+        Raises DataError for a file that is missing, which it says is named in `named_in`, or no image.
+        """
+        rows, quiet = range(len(self._file_names)), not sys.stderr.isatty()
+        return [self._size(row, named_in) for row in tqdm(rows, "sizes", unit="image", delay=2, disable=quiet)]
+
+    def _size(self, index: int, named_in: Path) -> tuple[int, int]:
+        try:
+            with (self._folder / self._file_names[index]).open("rb") as file:
+                return images.size(file, self.name(index))
+        except OSError as error:
+            raise DataError(f"{self.name(index)}, named in {named_in}, cannot be read: {error.strerror}") from error
 
     def stamps(self) -> list[tuple[int, int]]:
         """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
