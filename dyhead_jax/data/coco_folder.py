@@ -9,10 +9,9 @@ that both give the same examples.
 from pathlib import Path
 
 from dyhead_jax.data import coco_json
-from dyhead_jax.data.annotations import make_index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
-from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.encoded import FolderImages, size_of
 from dyhead_jax.data.source import DataError
 
 
@@ -49,11 +48,8 @@ class CocoFolder(CocoSource):
         if not self._root.is_dir():
             raise DataError(f"the data folder {self._root} does not exist")
         annotations, folder = (self._root / part for part in self._parts[name])
-
-        found = coco_json.records(annotations)
-        records = found.images[: self._limit or None]
-        files = FolderImages(folder, [image.file_name for image in records])
-        index = make_index(found, records, files.sizes(annotations))
+        index = coco_json.load(annotations, limit=self._limit, size_of=lambda name: size_of(folder / name, annotations))
+        files = FolderImages(folder, index.file_names)
         if not self._prepared:
             return CocoSplit(index, files)
         from dyhead_jax.data.packing import packed_folder  # tfds takes a second to import

@@ -41,17 +41,11 @@ class FolderImages:
     def sizes(self, named_in: Path) -> list[tuple[int, int]]:
         """(height, width) of each, from the headers, with a progress bar if that takes long.
 
-        Raises DataError for a file that is missing, which it says is named in `named_in`, or no image.
+        Raises DataError as `size_of` does.
         """
         rows, quiet = range(len(self._file_names)), not sys.stderr.isatty()
-        return [self._size(row, named_in) for row in tqdm(rows, "sizes", unit="image", delay=2, disable=quiet)]
-
-    def _size(self, index: int, named_in: Path) -> tuple[int, int]:
-        try:
-            with (self._folder / self._file_names[index]).open("rb") as file:
-                return images.size(file, self.name(index))
-        except OSError as error:
-            raise DataError(f"{self.name(index)}, named in {named_in}, cannot be read: {error.strerror}") from error
+        rows = tqdm(rows, "sizes", unit="image", delay=2, disable=quiet)
+        return [size_of(self._folder / self._file_names[row], named_in) for row in rows]
 
     def stamps(self) -> list[tuple[int, int]]:
         """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
@@ -66,3 +60,12 @@ class FolderImages:
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         return status.st_size, status.st_mtime_ns
+
+
+def size_of(path: Path, named_in: Path) -> tuple[int, int]:
+    """(height, width) of an image file, from its header. Raises DataError, which says that `named_in` names it."""
+    try:
+        with path.open("rb") as file:
+            return images.size(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path}, named in {named_in}, cannot be read: {error.strerror}") from error
