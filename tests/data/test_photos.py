@@ -58,6 +58,30 @@ def test_all_kinds_give_the_same_examples(kind: str, name: str, tmp_path: Path) 
     assert f"{len(PARTS[name])} {name} images, 3 classes" in split.notes[0]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_sets_are_the_same_in_all_kinds(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    parts: dict[str, list[Picture]] = {}
+    for name in PARTS:
+        parts[name] = []
+        for number in range(6):
+            height, width = rng.integers(8, 60, 2).tolist()
+            corners = rng.integers(0, [width - 2, height - 2], (rng.integers(1, 5), 2))
+            ends = rng.integers(corners + 1, [width + 1, height + 1])
+            labels = np.concatenate([[number % 3], rng.integers(0, 3, len(corners) - 1)])
+            boxes = [tuple(box) for box in np.concatenate([corners, ends, labels[:, None]], 1).tolist()]
+            parts[name].append(Picture(f"{name} {number}.png", (height, width), boxes))
+    for name in PARTS:
+        sets = {kind: by_name(opened(writer(tmp_path / kind / name, parts), name)) for kind, writer in WRITERS.items()}
+        for kind, examples in sets.items():
+            assert examples.keys() == sets["coco"].keys()
+            for file, example in examples.items():
+                same = sets["coco"][file]
+                np.testing.assert_allclose(example.boxes, same.boxes, atol=1e-4, err_msg=kind)
+                assert example.labels.tolist() == same.labels.tolist()
+                np.testing.assert_array_equal(example.image, same.image)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_ground_truth_for_evaluation(kind: str, tmp_path: Path) -> None:
     split = pickle.loads(pickle.dumps(opened(WRITERS[kind](tmp_path), "train")))
