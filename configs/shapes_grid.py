@@ -15,7 +15,6 @@ is smaller than each of them, and the scale attention initially halves it.
 
 from typing import Any
 
-from configs.demo_shapes import get_config as demo
 from dyhead_jax.config import (
     ATSSConfig,
     BorderDetConfig,
@@ -26,6 +25,7 @@ from dyhead_jax.config import (
     RetinaNetConfig,
     recipes,
 )
+from dyhead_jax.config.flags import load_file
 
 ATTENTIONS = ("scale", "spatial", "task")
 LIMITS = (24.0, 48.0, 96.0)  # borders between the ranges of the four levels, in pixels; shapes have 8 to 100
@@ -38,7 +38,7 @@ def get_config(cell: str = "atss") -> Config:
         raise ConfigError(f":{cell} does not begin with a detector; it may be one of {', '.join(HEADS)}")
     if on not in (["plain"], ["none"]) and (set(on) - set(ATTENTIONS) or len(set(on)) != len(on)):
         raise ConfigError(f":{cell}: the detector may be followed by plain, none, or any of {', '.join(ATTENTIONS)}")
-    config = demo()
+    config = load_file("demo_shapes")
     if on == ["plain"]:
         config.model.dyhead.num_blocks = 0
     for name in ATTENTIONS:

@@ -13,11 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax import command
-from dyhead_jax.data import images
+from dyhead_jax.data import images, pictures
 from dyhead_jax.data.schedule import choose_canvases
 from dyhead_jax.data.source import DataError, Example
 from dyhead_jax.data.transforms import EvalTransform
-from dyhead_jax.evaluation import visualize
 from dyhead_jax.evaluation.average_precision import Result
 from dyhead_jax.evaluation.split import to_results
 from dyhead_jax.files import write_atomic
@@ -134,14 +133,14 @@ def predict_files(
             kept = [result for result in predict_image(image, image_id) if result["score"] >= score]
             height, width = image.shape[:2]
             corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in kept)]
-            picture = visualize.draw(
+            picture = pictures.draw(
                 image,
                 np.array(corners, np.float64).reshape(-1, 4),
                 np.array([label_of[result["category_id"]] for result in kept], int),
                 np.array([result["score"] for result in kept]),
                 class_names,
             )
-            visualize.save(picture, out / name)
+            pictures.save(picture, out / name)
             results += [{**result, "file_name": str(path)} for result in kept]
             record = {"id": image_id, "file_name": str(path), "height": height, "width": width, "picture": name}
             records.append(record)

@@ -44,7 +44,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
-from dyhead_jax.data import pipeline
+from dyhead_jax.data import pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, visualize
 from dyhead_jax.evaluation.split import evaluate_split
@@ -177,9 +177,7 @@ def train(config: Config, folder: Path) -> None:
             figures.mkdir(exist_ok=True)
             curves(metrics.rows, figures / "curves.png")
             if run.figure_images > 0:
-                visualize.save(
-                    visualize.held_out(val_split, results, count=run.figure_images), figures / "held_out.png"
-                )
+                pictures.save(visualize.held_out(val_split, results, count=run.figure_images), figures / "held_out.png")
             print(f"step {step}: {average_precision.ap_line(scores)}", flush=True)
             return scores
 

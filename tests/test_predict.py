@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 
 from dyhead_jax import command, predict
 from dyhead_jax.config import DataConfig
-from dyhead_jax.evaluation import trained_model, visualize
+from dyhead_jax.data import pictures
+from dyhead_jax.evaluation import trained_model
 from dyhead_jax.types import Detections
 from tests.data.folders import SHARED
 
@@ -67,7 +68,7 @@ def picture(path, size=(40, 60), box=(10, 5, 30, 25)):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.zeros((*size, 3), np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = 255
-    visualize.save(image, path)
+    pictures.save(image, path)
     return path
 
 

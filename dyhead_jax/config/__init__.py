@@ -7,7 +7,7 @@ fields of such a node are the options of that class (see `nodes`). `validate` ru
 """
 
 from dyhead_jax.config.backbones import EfficientNetLiteConfig, ResNetConfig, SwinConfig
-from dyhead_jax.config.data import CocoFolderConfig, CocoRecordsConfig, DataConfig, ShapesConfig
+from dyhead_jax.config.data import CocoFolderConfig, CocoRecordsConfig, DataConfig, PhotosConfig, ShapesConfig
 from dyhead_jax.config.detectors import (
     ATSSConfig,
     BorderDetConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "FasterRCNNConfig",
     "ModelConfig",
     "OptimConfig",
+    "PhotosConfig",
     "RepPointsConfig",
     "ResNetConfig",
     "RetinaNetConfig",

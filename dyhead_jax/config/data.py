@@ -19,6 +19,21 @@ class ShapesConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class PhotosConfig:
+    """A folder of photographs with COCO JSON, YOLO or Pascal VOC annotations, found by looking."""
+
+    module: str = "dyhead_jax.data.photos:Photos"
+    root: str = ""  # the folder; the four paths below are relative to it, or absolute
+    annotations: str = ""  # COCO .json, YOLO data.yaml, or the folder of the YOLO .txt or VOC .xml files; "" looks
+    images: str = ""  # the folder of the images; "" looks
+    val_annotations: str = ""  # a second COCO .json, of the images to validate with, beside `annotations`
+    val_images: str = ""  # the folder of its images; "" looks
+    val_fraction: float = 0.2  # of the images, where the folder has no validation part; by a hash of their names
+    class_names: tuple[str, ...] = ()  # of YOLO labels without data.yaml or classes.txt, by class number
+    limit: int = 0  # use only the first images of each split, this many; 0 is all
+
+
+@dataclass(slots=True, kw_only=True)
 class CocoFolderConfig:
     """Any folder with COCO-JSON annotations."""
 

@@ -8,10 +8,10 @@ that both give the same examples.
 
 from pathlib import Path
 
-from dyhead_jax.data import coco_json, images
+from dyhead_jax.data import coco_json
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
-from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.encoded import FolderImages, size_of
 from dyhead_jax.data.source import DataError
 
 
@@ -48,16 +48,7 @@ class CocoFolder(CocoSource):
         if not self._root.is_dir():
             raise DataError(f"the data folder {self._root} does not exist")
         annotations, folder = (self._root / part for part in self._parts[name])
-
-        def size_of(file_name: str) -> tuple[int, int]:
-            path = folder / file_name
-            try:
-                with path.open("rb") as file:
-                    return images.size(file, str(path))
-            except OSError as error:
-                raise DataError(f"{path}, named in {annotations}, cannot be read: {error.strerror}") from error
-
-        index = coco_json.load(annotations, limit=self._limit, size_of=size_of)
+        index = coco_json.load(annotations, limit=self._limit, size_of=lambda name: size_of(folder / name, annotations))
         files = FolderImages(folder, index.file_names)
         if not self._prepared:
             return CocoSplit(index, files)

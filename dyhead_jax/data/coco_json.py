@@ -1,47 +1,17 @@
-"""COCO instances JSON to arrays, with every fault named and every repair counted.
+"""COCO instances JSON, with every fault named.
 
 Format: https://cocodataset.org/#format-data. Boxes in the file are (x, y, width, height) in pixels of the stored image.
-Labels are contiguous from 0 in the order of the category ids, which stay as they are in `category_ids` and in
-`ground_truth`.
 """
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-
+from dyhead_jax.data import annotations
+from dyhead_jax.data.annotations import Annotation, ImageRecord, Index, Records, Size, make_index
 from dyhead_jax.data.source import NO_IMAGE, DataError
-
-
-@dataclass(slots=True)
-class Index:
-    """The annotations of one split as arrays, small enough to send to worker processes.
-
-    file_names: n; image_ids: (n,) int64; sizes: (n, 2) int64 height, width; starts: (n + 1,) int64, where an image's
-    boxes begin in boxes (k, 4) float32 x1 y1 x2 y2 clipped to the image, labels (k,) int32 and crowd (k,) bool.
-    notes: one line for each kind of thing left out or repaired. path: the JSON.
-    """
-
-    path: Path
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    file_names: list[str]
-    image_ids: np.ndarray
-    sizes: np.ndarray
-    starts: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    notes: list[str] = field(default_factory=list)
-
-    def box_counts(self) -> np.ndarray:
-        """(n,) int64, boxes of each image that are not crowd."""
-        trained = np.concatenate([[0], np.cumsum(~self.crowd)])
-        return trained[self.starts[1:]] - trained[self.starts[:-1]]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -66,117 +36,51 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def load(path: Path, *, limit: int = 0, size_of: Callable[[str], tuple[int, int]] | None = None) -> Index:
-    """Reads and checks a COCO file.
+def records(path: Path) -> Records:
+    """Reads and checks a COCO file. `iscrowd` and `area` are filled in where it lacks them.
+
+    Raises DataError, which names the file, the record and the key.
+    """
+    content = read(path)
+    categories = _categories(path, content["categories"])
+    images = _images(path, content["images"])
+    image_ids = {image.id for image in images}
+    boxes = []
+    for i, record in enumerate(content["annotations"]):
+        annotation = _annotation(path, i, record)
+        if annotation.image_id not in image_ids:
+            raise DataError(f"{path}: annotations[{i}].image_id {annotation.image_id} is not among the images")
+        if annotation.category_id not in categories:
+            raise DataError(
+                f"{path}: annotations[{i}].category_id {annotation.category_id} is not among the categories"
+            )
+        boxes.append(annotation)
+    return Records(path, categories, images, boxes)
+
+
+def load(path: Path, *, limit: int = 0, size_of: Callable[[str], Size] | None = None) -> Index:
+    """The index of a COCO file.
 
     limit: take only the first so many images; 0 takes all. size_of: gives the true (height, width) of a file name, by
     which declared sizes are corrected; without it width and height must be in the file.
     Raises DataError, which names the file, the record and the key.
     """
-    content = read(path)
-    names, categories = _categories(path, content["categories"])
-    labels = {category: label for label, category in enumerate(categories)}
-    file_names, image_ids, sizes, notes = _images(path, content["images"], limit, size_of)
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
-    for record in content["images"][len(file_names) :]:  # beyond the limit: known, but without a row
-        row_of.setdefault(_integer(path, "images", -1, record, "id"), -1)
-
-    counts = {"no area": 0, "outside": 0, "clipped": 0, "repeated": 0}
-    rows: list[list[tuple[list[float], int, bool]]] = [[] for _ in file_names]
-    seen: set[int] = set()
-    for i, record in enumerate(content["annotations"]):
-        annotation = _annotation(path, i, record)
-        if annotation.image_id not in row_of:
-            raise DataError(f"{path}: annotations[{i}].image_id {annotation.image_id} is not among the images")
-        if annotation.category_id not in labels:
-            raise DataError(
-                f"{path}: annotations[{i}].category_id {annotation.category_id} is not among the categories"
-            )
-        row = row_of[annotation.image_id]
-        if row < 0:
-            continue
-        counts["repeated"] += annotation.id in seen or annotation.id == 0
-        seen.add(annotation.id)
-        x, y, width, height = annotation.bbox
-        if width <= 0 or height <= 0:
-            counts["no area"] += 1
-            continue
-        image_height, image_width = sizes[row]
-        box = [max(x, 0.0), max(y, 0.0), min(x + width, float(image_width)), min(y + height, float(image_height))]
-        if box[2] <= box[0] or box[3] <= box[1]:
-            counts["outside"] += 1
-            continue
-        counts["clipped"] += min(x, y) < -1 or x + width > image_width + 1 or y + height > image_height + 1
-        rows[row].append((box, labels[annotation.category_id], annotation.crowd))
-    notes += _describe(counts)
-    flat = [entry for row in rows for entry in row]
-    index = Index(
-        path=path,
-        class_names=names,
-        category_ids=categories,
-        file_names=file_names,
-        image_ids=np.array(image_ids, np.int64).reshape(-1),
-        sizes=np.array(sizes, np.int64).reshape(-1, 2),
-        starts=np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
-        boxes=np.array([entry[0] for entry in flat], np.float32).reshape(-1, 4),
-        labels=np.array([entry[1] for entry in flat], np.int32),
-        crowd=np.array([entry[2] for entry in flat], bool),
-        notes=notes,
-    )
-    if empty := int((index.box_counts() == 0).sum()):
-        index.notes.append(f"{empty} of {len(file_names)} images have no box to train on")
-    return index
+    found = records(path)
+    images = found.images[: limit or None]
+    if size_of is not None:
+        return make_index(found, images, [size_of(image.file_name) for image in images])
+    for i, image in enumerate(images):
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in image.declared):
+            raise DataError(f"{path}: images[{i}] needs a positive integer height and width")
+    return make_index(found, images, [image.declared for image in images])
 
 
 def ground_truth(index: Index) -> dict[str, Any]:
-    """The COCO object that evaluation takes: the file's own boxes and areas of the index's images, unclipped.
-
-    `iscrowd` and `area` are filled in where the file lacks them. Annotation ids that are 0 or repeated are replaced:
-    pycocotools takes a match with annotation 0 for none and keeps only one of equal ids. Raises DataError.
-    """
-    content = read(index.path)
-    kept = set(index.image_ids.tolist())
-    images = [
-        {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
-        for image_id, name, (height, width) in zip(index.image_ids, index.file_names, index.sizes, strict=True)
-    ]
-    records = [_annotation(index.path, i, record) for i, record in enumerate(content["annotations"])]
-    free = max((record.id for record in records), default=0) + 1
-    seen = {0}
-    annotations = []
-    for record in records:
-        if record.image_id not in kept:
-            continue
-        identity = record.id
-        if identity in seen:
-            identity, free = free, free + 1
-        seen.add(identity)
-        annotations.append(
-            {
-                "id": identity,
-                "image_id": record.image_id,
-                "category_id": record.category_id,
-                "bbox": list(record.bbox),
-                "area": record.area,
-                "iscrowd": int(record.crowd),
-            }
-        )
-    pairs = zip(index.category_ids, index.class_names, strict=True)
-    categories = [{"id": category, "name": name} for category, name in pairs]
-    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+    """The COCO object that evaluation takes, from the file that `index` was made of. See `annotations.ground_truth`."""
+    return annotations.ground_truth(index, records(index.path))
 
 
-@dataclass(slots=True)
-class _Annotation:
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    area: float
-    crowd: bool
-
-
-def _annotation(path: Path, i: int, record: Any) -> _Annotation:
+def _annotation(path: Path, i: int, record: Any) -> Annotation:
     identity = _integer(path, "annotations", i, record, "id")
     image_id = _integer(path, "annotations", i, record, "image_id")
     category_id = _integer(path, "annotations", i, record, "category_id")
@@ -194,10 +98,10 @@ def _annotation(path: Path, i: int, record: Any) -> _Annotation:
     crowd = record.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise DataError(f"{path}: annotations[{i}].iscrowd is {_short(crowd)}; it must be 0 or 1")
-    return _Annotation(identity, image_id, category_id, (x, y, width, height), float(area), bool(crowd))
+    return Annotation(identity, image_id, category_id, (x, y, width, height), float(area), bool(crowd))
 
 
-def _categories(path: Path, records: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _categories(path: Path, records: list[Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for i, record in enumerate(records):
         category = _integer(path, "categories", i, record, "id")
@@ -208,14 +112,11 @@ def _categories(path: Path, records: list[Any]) -> tuple[tuple[str, ...], tuple[
         names[category] = record["name"]
     if not names:
         raise DataError(f"{path}: categories is empty; a detector needs at least one class")
-    ids = tuple(sorted(names))
-    return tuple(names[category] for category in ids), ids
+    return dict(sorted(names.items()))
 
 
-def _images(
-    path: Path, records: list[Any], limit: int, size_of: Callable[[str], tuple[int, int]] | None
-) -> tuple[list[str], list[int], list[tuple[int, int]], list[str]]:
-    file_names, sizes, seen, corrected = [], [], {}, 0
+def _images(path: Path, records: list[Any]) -> list[ImageRecord]:
+    images, seen = [], {}
     for i, record in enumerate(records):
         identity = _integer(path, "images", i, record, "id")
         if identity in seen:
@@ -230,32 +131,8 @@ def _images(
             raise DataError(
                 f"{path}: images[{i}].file_name {name!r} leads out of the image folder; it must be relative"
             )
-        if limit and i >= limit:
-            continue
-        declared = record.get("height"), record.get("width")
-        if size_of is not None:
-            size = size_of(name)
-            corrected += declared != (None, None) and declared != size
-        elif all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in declared):
-            size = declared
-        else:
-            raise DataError(f"{path}: images[{i}] needs a positive integer height and width")
-        file_names.append(name)
-        sizes.append(size)
-    if not file_names:
-        raise DataError(f"{path}: images is empty")
-    notes = [f"{corrected} images declare a size that is not the file's; the file's was used"] if corrected else []
-    return file_names, list(seen)[: len(file_names)], sizes, notes
-
-
-def _describe(counts: dict[str, int]) -> list[str]:
-    text = {
-        "no area": "boxes without width or height left out of training",
-        "outside": "boxes wholly outside their image left out of training",
-        "clipped": "boxes that reach more than a pixel beyond their image clipped for training",
-        "repeated": "annotation ids that are 0 or repeated renumbered for evaluation",
-    }
-    return [f"{count} {text[kind]}" for kind, count in counts.items() if count]
+        images.append(ImageRecord(identity, name, (record.get("height"), record.get("width"))))
+    return images
 
 
 def _inside(name: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax.data import coco_json, images
+from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
 from dyhead_jax.data.packing import records
@@ -57,7 +58,7 @@ class CocoRecords(CocoSource):
             )
         return RecordsSplit(*self._from_records(directory, name))
 
-    def _positions(self, directory: Path, name: str, index: coco_json.Index) -> np.ndarray | None:
+    def _positions(self, directory: Path, name: str, index: Index) -> np.ndarray | None:
         """The place of each image of the index among the records, (n,) int64; None when they are all, in order."""
         packed = records.open_split(directory, _SPLITS[name])
         if len(packed) and "image/height" in packed[0]:  # packed by this project: in the order of the JSON
@@ -69,7 +70,7 @@ class CocoRecords(CocoSource):
             raise DataError(f"{directory} has no {_SPLITS[name]} image {missing[0]}, which {index.path} names")
         return np.array([position_of[int(i)] for i in index.image_ids], np.int64)
 
-    def _from_records(self, directory: Path, name: str) -> tuple[coco_json.Index, records.PackedImages]:
+    def _from_records(self, directory: Path, name: str) -> tuple[Index, records.PackedImages]:
         other = self.split("val").index  # the names and ids of the categories, which the records lack
         content = self._scan(directory, name)
         if content["labels"].size and int(content["labels"].max()) >= len(other.category_ids):
@@ -78,7 +79,7 @@ class CocoRecords(CocoSource):
         starts = content["starts"][: count + 1]
         boxes = slice(0, int(starts[-1]))
         notes = [f"boxes are the records' own, of {directory}"]
-        index = coco_json.Index(
+        index = Index(
             path=directory,
             class_names=other.class_names,
             category_ids=other.category_ids,

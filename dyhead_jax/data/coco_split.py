@@ -3,6 +3,7 @@
 from typing import Any
 
 from dyhead_jax.data import coco_json, images
+from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import EncodedImages
 from dyhead_jax.data.source import DataError, Example
 
@@ -10,7 +11,7 @@ from dyhead_jax.data.source import DataError, Example
 class CocoSplit:
     """A `source.Split` of COCO annotations (`index`) and encoded images, both by row."""
 
-    def __init__(self, index: coco_json.Index, encoded: EncodedImages):
+    def __init__(self, index: Index, encoded: EncodedImages):
         self.index = index
         self.encoded = encoded
         self.class_names = index.class_names

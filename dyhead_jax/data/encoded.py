@@ -1,8 +1,12 @@
 """Where encoded images come from."""
 
+import sys
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
+from dyhead_jax.data import images
 from dyhead_jax.data.source import DataError
 
 
@@ -34,6 +38,15 @@ class FolderImages:
     def name(self, index: int) -> str:
         return str(self._folder / self._file_names[index])
 
+    def sizes(self, named_in: Path) -> list[tuple[int, int]]:
+        """(height, width) of each, from the headers, with a progress bar if that takes long.
+
+        Raises DataError as `size_of` does.
+        """
+        rows, quiet = range(len(self._file_names)), not sys.stderr.isatty()
+        rows = tqdm(rows, "sizes", unit="image", delay=2, disable=quiet)
+        return [size_of(self._folder / self._file_names[row], named_in) for row in rows]
+
     def stamps(self) -> list[tuple[int, int]]:
         """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
 
@@ -47,3 +60,12 @@ class FolderImages:
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         return status.st_size, status.st_mtime_ns
+
+
+def size_of(path: Path, named_in: Path) -> tuple[int, int]:
+    """(height, width) of an image file, from its header. Raises DataError, which says that `named_in` names it."""
+    try:
+        with path.open("rb") as file:
+            return images.size(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path}, named in {named_in}, cannot be read: {error.strerror}") from error

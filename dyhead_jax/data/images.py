@@ -16,6 +16,7 @@ from dyhead_jax.data.source import DataError
 
 # Only raster formats with a decoder of Pillow's own: others, such as EPS, would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG covers MPO, which has no opener of its own
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of image files in a folder
 MAX_PIXELS = 89_478_485  # Pillow's own limit: beyond it a small file is more likely an attack than a photograph
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)

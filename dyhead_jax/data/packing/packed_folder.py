@@ -5,14 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-from dyhead_jax.data import coco_json
+from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import FolderImages
 from dyhead_jax.data.packing import shards
 from dyhead_jax.data.packing.records import PackedImages, SplitRecords
 from dyhead_jax.files import write_atomic
 
 
-def packed(index: coco_json.Index, images: FolderImages, root: Path, split: str) -> PackedImages:
+def packed(index: Index, images: FolderImages, root: Path, split: str) -> PackedImages:
     """The images of a split out of a packed copy under `root`, which is made when it is not there yet.
 
     The copy's name carries a digest of the annotations and of every image file's name, size and time of change: after
@@ -31,7 +31,7 @@ def packed(index: coco_json.Index, images: FolderImages, root: Path, split: str)
     return PackedImages(target, split, index.image_ids)
 
 
-def _digests(index: coco_json.Index, images: FolderImages) -> tuple[str, str]:
+def _digests(index: Index, images: FolderImages) -> tuple[str, str]:
     """A digest of the annotations alone, which named the copies of earlier versions, and one with the files' stamps."""
     described = json.dumps([str(index.path), index.image_ids.tolist(), index.file_names, index.sizes.tolist()])
     annotations = hashlib.sha256(index.path.read_bytes() + described.encode())
@@ -40,7 +40,7 @@ def _digests(index: coco_json.Index, images: FolderImages) -> tuple[str, str]:
     return annotations.hexdigest()[:12], files.hexdigest()[:12]
 
 
-def _holds(earlier: Path, files: str, index: coco_json.Index, images: FolderImages, split: str) -> bool:
+def _holds(earlier: Path, files: str, index: Index, images: FolderImages, split: str) -> bool:
     """Whether a copy of an earlier version has the image files as they are now; once they were compared, byte for
     byte, a file `same-<files>` in it says so."""
     compared = earlier / f"same-{files}"

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dyhead_jax.data import coco_json
+from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import EncodedImages
 from dyhead_jax.data.source import DataError
 
@@ -109,7 +110,7 @@ def fields(record: Record) -> dict[str, Any]:
 class SplitRecords:
     """The `Records` of a COCO-JSON split: images and annotations as they are in its files, by row of the index."""
 
-    def __init__(self, index: coco_json.Index, encoded: EncodedImages):
+    def __init__(self, index: Index, encoded: EncodedImages):
         self._index = index
         self._encoded = encoded
         labels = {category: label for label, category in enumerate(index.category_ids)}

@@ -1,0 +1,99 @@
+"""Pascal VOC: lists, sizes, names and faults."""
+
+from pathlib import Path
+
+import pytest
+
+from dyhead_jax.data.source import DataError
+from tests.data import photo_sets
+from tests.data.photo_sets import PARTS, Picture
+from tests.data.test_photos import by_name, opened
+
+BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+
+
+def xml(root: Path, name: str = "a b") -> Path:
+    return root / "Annotations" / f"{name}.xml"
+
+
+def test_size_missing_wrong_or_zero(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    photo_sets.voc_xml(xml(tmp_path), PARTS["train"][0], size=False)
+    assert tuple(opened(tmp_path).sizes[0]) == (30, 40)
+    assert "declare a size" not in " ".join(opened(tmp_path).notes)
+    text = xml(tmp_path, "ünï").read_text()
+    xml(tmp_path, "ünï").write_text(text.replace("<width>20", "<width>0").replace("<height>25", "<height>0"))
+    assert "declare a size" not in " ".join(opened(tmp_path).notes)
+    xml(tmp_path, "ünï").write_text(text.replace("<width>20", "<width>25").replace("<height>25", "<height>20"))
+    assert "1 images declare a size that is not the file's; the file's was used" in opened(tmp_path).notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<annotation>", "<annotations>", "is not XML: mismatched tag"),
+        ("annotation>", "other>", "its root is <other>"),
+        ("<name>bolt</name>", "", "object 1 has no <name>"),
+        ("bndbox><xmin>2<", "x><xmin>2<", "is not XML"),
+        ("<xmin>2<", "<xmin>two<", "object 1: <xmin> is 'two'; it must be a finite number"),
+        ("<xmin>2<", "<xmin>nan<", "object 1: <xmin> is 'nan'"),
+        ("<xmin>2</xmin>", "", "object 1: <xmin> is ''"),
+    ],
+)
+def test_faults_are_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    text = xml(tmp_path).read_text()
+    assert old in text
+    xml(tmp_path).write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=f"Annotations/a b.xml.* {message}"):
+        opened(tmp_path)
+
+
+def test_entities_are_refused(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    for content in (BOMB.encode(), BOMB.replace("1.0", '1.0" encoding="utf-16').encode("utf-16")):
+        xml(tmp_path).write_bytes(content)
+        with pytest.raises(DataError, match=r"a b.xml declares a document type"):
+            opened(tmp_path)
+
+
+def test_classes_are_the_union_of_the_parts(tmp_path: Path) -> None:
+    parts = {
+        "train": [Picture("a.png", (20, 20), [(1, 1, 9, 9, 2)])],
+        "val": [Picture("b.png", (20, 20), [(1, 1, 9, 9, 0)])],
+    }
+    photo_sets.voc(tmp_path, parts)
+    train, val = opened(tmp_path), opened(tmp_path, "val")
+    assert train.class_names == val.class_names == ("bolt", "螺丝")
+    assert (train[0].labels.tolist(), val[0].labels.tolist()) == ([1], [0])
+
+
+def test_trainval_and_test_and_flags_in_lists(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    lists = tmp_path / "ImageSets" / "Main"
+    (lists / "val.txt").rename(lists / "test.txt")
+    (lists / "train.txt").unlink()
+    (lists / "trainval.txt").write_text("a b  1\r\nünï -1\r\n")
+    (lists / "bolt_train.txt").write_text("a b -1\n")
+    assert set(by_name(opened(tmp_path))) == {"a b.jpg", "ünï.JPG"}
+    assert set(by_name(opened(tmp_path, "val"))) == {"v.jpeg"}
+    (lists / "trainval.txt").write_text("a b\nnothing\n")
+    with pytest.raises(DataError, match=r"trainval.txt, line 2: 'nothing' has no XML"):
+        opened(tmp_path)
+
+
+def test_the_image_of_an_xml(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    xml(tmp_path).rename(xml(tmp_path, "001"))
+    lists = tmp_path / "ImageSets" / "Main" / "train.txt"
+    lists.write_text("001\nünï\n")
+    assert set(by_name(opened(tmp_path))) == {"a b.jpg", "ünï.JPG"}  # by <filename>
+    (tmp_path / "JPEGImages" / "a b.jpg").unlink()
+    with pytest.raises(DataError, match=r"Annotations/001.xml: there is no image 001.jpg"):
+        opened(tmp_path)
+
+
+def test_images_without_xml_are_counted(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path, lists=False)
+    (tmp_path / "train" / "empty.xml").unlink()
+    assert "1 images have no XML and are not used" in opened(tmp_path).notes
