@@ -76,9 +76,7 @@ def _side(sizes: np.ndarray, boxes: np.ndarray, image_of: np.ndarray, largest: i
     full = -(-int(np.median(longer)) // MULTIPLE) * MULTIPLE
     wanted = SMALL / small
     side = int(min(max(round(wanted / MULTIPLE) * MULTIPLE, LEAST_SIDE), full, largest))
-    text = (
-        f"longer side {side}: a twentieth of the objects span less than {100 * small:.1f} %, {side * small:.0f} pixels"
-    )
+    text = f"longer side {side}: a twentieth of the objects span under {100 * small:.1f} %, {side * small:.0f} pixels"
     if side == largest and wanted > largest:
         text += f"; {SMALL:.0f} would need {wanted:.0f}, more than the {largest} that this machine is good for"
     elif side == full and wanted > full:
