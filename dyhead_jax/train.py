@@ -32,6 +32,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on a CPU, XLA warns about each program from its cache
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -49,7 +50,7 @@ from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, visualize
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import distributed, initial, optim, parallel, steps, workdir
+from dyhead_jax.training import distributed, initial, optim, parallel, steps, trackers, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
 from dyhead_jax.training.parameters import Parameters
@@ -129,7 +130,8 @@ def train(config: Config, folder: Path) -> None:
         state = devices.replicate(state)
         metrics = None  # only on process 0
         if first:
-            metrics = Metrics(folder / "metrics.jsonl", resume_step=start, tensorboard=run.tensorboard)
+            shown = trackers.open_trackers(run, folder, start, json.loads(to_json(config)))
+            metrics = Metrics(folder / "metrics.jsonl", resume_step=start, trackers=shown)
             stack.enter_context(metrics)
         progress = Progress(
             total,

@@ -69,6 +69,8 @@ class RunConfig:
     parallel: str = "pmap"  # "pmap", "jit" (over a mesh) or "single"
     shard_state: int = 1  # with "jit": number of devices that share one copy of the training state; 1: no sharding
     tensorboard: bool = False  # write event files too; needs the extra `tensorboard`
+    wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline: to files); needs the extra `wandb`
+    mlflow: bool = False  # log to MLflow too: to MLFLOW_TRACKING_URI, or <workdir>/mlflow.db; needs the extra `mlflow`
     figure_images: int = 9  # held-out images drawn after each evaluation
     compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" disables it
     profile_steps: tuple[int, ...] = ()  # (first, last) to trace into <workdir>/profile for xprof; () is none

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard, and plots of the curves."""
+"""The metrics of a run: metrics.jsonl, and plots of the curves."""
 
 import json
 import math
@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dyhead_jax.files import atomic, write_atomic
+from dyhead_jax.training.trackers import Tracker
 
 
 class ReportError(ValueError):
-    """A metrics file cannot be continued, or an extra is missing; the message names it."""
+    """A metrics file cannot be continued; the message names it."""
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -42,21 +43,21 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """Appends to metrics.jsonl, one JSON object per line, and optionally to TensorBoard.
+    """Appends to metrics.jsonl, one JSON object per line, and writes the same to `trackers`.
 
     Opening drops the lines of steps after `resume_step`, which the resumed run writes again. This is atomic: a kill at
     any moment leaves the old file or the new one. To lose no line, write those of step s before saving checkpoint s.
 
     path: the file, created if missing. resume_step: the step from which the run continues, 0 for a new run.
-    tensorboard: also write event files to a folder `tensorboard` beside the file.
+    trackers: closed with this object.
     `rows` holds all lines, those kept and those written, as dicts.
-    Raises ReportError if the file is broken before its last line, or if tensorboardX is needed and missing.
+    Raises ReportError if the file is broken before its last line.
     """
 
-    def __init__(self, path: str | Path, *, resume_step: int = 0, tensorboard: bool = False):
+    def __init__(self, path: str | Path, *, resume_step: int = 0, trackers: Sequence[Tracker] = ()):
         self.path = Path(path)
         self.rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
-        self._board = _tensorboard(self.path.parent / "tensorboard", resume_step) if tensorboard else None
+        self._trackers = trackers
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self._file = self.path.open("a")
@@ -70,11 +71,9 @@ class Metrics:
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for key, value in row.items():
-                if key != "step":
-                    self._board.add_scalar(key, math.nan if value is None else value, step)
-            self._board.flush()
+        shown = {key: value for key, value in row.items() if key != "step"}
+        for tracker in self._trackers:
+            tracker.write(row["step"], shown)
 
     def has(self, step: int, key: str) -> bool:
         """Whether a line of this step has the key. A resumed run asks before it evaluates again."""
@@ -82,24 +81,14 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _tensorboard(folder: Path, resume_step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ReportError(
-            "config.run.tensorboard needs the extra `tensorboard`: pip install dyhead-jax[tensorboard]"
-        ) from error
-    return SummaryWriter(str(folder), purge_step=resume_step + 1)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

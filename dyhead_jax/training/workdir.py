@@ -30,6 +30,8 @@ FREE = (
     "run.parallel",
     "run.shard_state",
     "run.tensorboard",
+    "run.wandb",
+    "run.mlflow",
     "run.figure_images",
     "run.compilation_cache",
     "run.profile_steps",

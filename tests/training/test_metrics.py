@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-import types
 
 import pytest
 from PIL import Image
@@ -59,29 +57,6 @@ def test_a_broken_line_in_the_middle_is_an_error_and_stays(tmp_path, broken):
     with pytest.raises(metrics_file.ReportError, match=r"metrics\.jsonl, line 2"):
         metrics_file.Metrics(path, resume_step=2)
     assert path.read_text() == text
-
-
-def test_tensorboard_gets_every_value_and_its_absence_names_the_extra(tmp_path, monkeypatch):
-    written = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            written.append((folder, purge_step))
-
-        def add_scalar(self, key, value, step):
-            written.append((key, value, step))
-
-        def flush(self): ...
-
-        def close(self): ...
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
-    with metrics_file.Metrics(tmp_path / "metrics.jsonl", resume_step=4, tensorboard=True) as metrics:
-        metrics.write(5, {"train/loss": 1.5})
-    assert written == [(str(tmp_path / "tensorboard"), 5), ("train/loss", 1.5, 5)]
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(metrics_file.ReportError, match=r"dyhead-jax\[tensorboard\]"):
-        metrics_file.Metrics(tmp_path / "metrics.jsonl", tensorboard=True)
 
 
 def test_curves_draw_gaps_single_points_and_nothing(tmp_path):
