@@ -81,6 +81,8 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     `--debug` every error keeps it.
     """
     debug = "--debug" in sys.argv[1:]
+    if os.getcwd() not in sys.path:  # a user's own modules lie in the current folder, wherever the program does
+        sys.path.append(os.getcwd())
     try:
         code = main() or 0
         sys.stdout.flush()  # detects a closed pipe here instead of at interpreter exit
