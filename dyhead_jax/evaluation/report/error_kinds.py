@@ -112,9 +112,7 @@ def _best(pairs: Pairs, count: int) -> tuple[np.ndarray, np.ndarray]:
     return iou, truth
 
 
-def _mean_ap(
-    score: np.ndarray, right: np.ndarray, label: np.ndarray, truths: np.ndarray, present: np.ndarray
-) -> float:
+def _mean_ap(score: np.ndarray, right: np.ndarray, label: np.ndarray, truths: np.ndarray, present: np.ndarray) -> float:
     """The mean AP of the classes that are present; one with neither true boxes nor detections left is left out."""
     order = np.lexsort((-score, label))
     right, label = right[order], label[order]

@@ -49,9 +49,7 @@ def overlaps(table: Columns) -> Pairs:
         parts.append((detection[kept], truth[kept], iou[kept]))
         first = last
     empty = np.zeros(0, np.int64)
-    detection, truth, iou = (
-        np.concatenate(column) for column in zip(*parts, (empty, empty, np.zeros(0)), strict=True)
-    )
+    detection, truth, iou = (np.concatenate(column) for column in zip(*parts, (empty, empty, np.zeros(0)), strict=True))
     return Pairs(detection, truth, iou, table.label[detection] == table.truth_class[truth])
 
 

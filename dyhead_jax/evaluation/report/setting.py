@@ -1,11 +1,15 @@
 """What a report was made of: data, model, machine, versions."""
 
+import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from dyhead_jax.config import Config, DataConfig
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pycocotools")
 
@@ -28,9 +32,36 @@ class Setting:
     date: str = field(default_factory=lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes"))
 
 
+def data_lines(data: DataConfig, split: str) -> list[tuple[str, str]]:
+    """The lines of `Setting.data` for a split of a config's data set."""
+    options = dataclasses.asdict(data.source)
+    root = data.root or (options["root"] if "root" in options else "")
+    lines = [("source", _class_name(data.source)), ("split", split)]
+    return [("folder", str(root)), *lines] if root else lines
+
+
+def model_lines(config: Config, workdir: str, step: int) -> list[tuple[str, str]]:
+    """The lines of `Setting.model` for the model of a workdir."""
+    backbone, dyhead = dataclasses.asdict(config.model.backbone), dataclasses.asdict(config.model.dyhead)
+    depth = f", depth {backbone['depth']}" if "depth" in backbone else ""
+    blocks = f"{dyhead['num_blocks']} blocks" if "num_blocks" in dyhead else _class_name(config.model.dyhead)
+    return [
+        ("workdir", workdir),
+        ("step", str(step)),
+        ("detector", _class_name(config.model.head)),
+        ("backbone", _class_name(config.model.backbone) + depth),
+        ("DyHead", blocks),
+    ]
+
+
+def _class_name(node: Any) -> str:
+    return str(node.module).rpartition(":")[2]
+
+
 def hardware(devices: str) -> str:
-    """The processor, and the devices where JAX computed on others."""
-    return ", ".join(text for text in (_processor(), devices) if text)
+    """The processor, its cores, and the devices on which JAX computed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ", ".join(text for text in (_processor(), f"{cores} cores", devices) if text)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""The pictures with the most errors, predicted beside true boxes.
+
+Coordinates: pictures are (h, w, 3) uint8 RGB; boxes are (x, y, width, height) in pixels of the original image.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dyhead_jax.data.source import DataError
+from dyhead_jax.evaluation import visualize
+from dyhead_jax.evaluation.report.columns import Columns
+from dyhead_jax.evaluation.report.confusion import Confusion
+
+SIDE = 560  # pixels, the longer side of a picture on the page
+_WRONG = np.array((225, 40, 40), np.float64)  # tint of what is wrong
+
+ReadPicture = Callable[[int, str], np.ndarray]  # image id and file name -> (h, w, 3) uint8
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image. errors: what went wrong, in words; predicted, true: drawn pictures, None if there is no picture;
+    problem: why not, if one was asked for."""
+
+    image_id: int
+    file_name: str
+    right: int
+    missed: int
+    wrong_class: int
+    false: int
+    errors: str
+    predicted: np.ndarray | None = None
+    true: np.ndarray | None = None
+    problem: str = ""
+
+
+def worst(table: Columns, confusion: Confusion, count: int) -> np.ndarray:
+    """Rows of the images with the most errors (missed, false, wrong class), worst first; of equal ones those with fewer
+    hits come first. Images without errors are left out."""
+    errors = confusion.missed + confusion.false + confusion.wrong_class
+    order = np.lexsort((np.arange(len(errors)), confusion.right, -errors))
+    return order[errors[order] > 0][:count]
+
+
+def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | None) -> Picture:
+    """The picture of an image row. read: None leaves the pictures out."""
+    found = np.flatnonzero((table.image == row) & confusion.shown)
+    truth = np.flatnonzero(table.truth_image == row)
+    hit = confusion.truth[found]
+    excused = confusion.on_crowd[found]
+    own = np.append(table.truth_class, -1)[hit]
+    right = (hit >= 0) & (own == table.label[found])
+    wrong_class = (hit >= 0) & ~right
+    false = (hit < 0) & ~excused
+    names = table.class_names
+    missed = confusion.missed_truth[truth]
+    words = [
+        _counted("missed", (names[i] for i in table.truth_class[truth[missed]])),
+        _counted(
+            "wrong class",
+            (
+                f"{names[t]} taken for {names[p]}"
+                for t, p in zip(own[wrong_class], table.label[found[wrong_class]], strict=True)
+            ),
+        ),
+        _counted("false", (names[i] for i in table.label[found[false]])),
+    ]
+    image_id, file_name = int(table.image_ids[row]), table.file_names[row]
+    counts = {"right": right.sum(), "missed": missed.sum(), "wrong_class": wrong_class.sum(), "false": false.sum()}
+    numbers = {name: int(value) for name, value in counts.items()}
+    errors = "; ".join(text for text in words if text)
+    if read is None:
+        return Picture(image_id, file_name, **numbers, errors=errors)
+    try:
+        image, scale = visualize.fit(read(image_id, file_name), SIDE)
+    except (DataError, OSError) as error:
+        return Picture(image_id, file_name, **numbers, errors=errors, problem=str(error))
+    predicted, true = _corners(table.box[found]) * scale, _corners(table.truth_box[truth]) * scale
+    overlooked = missed | np.isin(truth, hit[wrong_class])
+    shade = np.where(table.crowd[truth], len(names), 0)
+    return Picture(
+        image_id,
+        file_name,
+        **numbers,
+        errors=errors,
+        predicted=visualize.draw(
+            _tint(image, predicted[~right & ~excused]), predicted, table.label[found], table.score[found], names
+        ),
+        true=visualize.draw(
+            _tint(image, true[overlooked]),
+            true,
+            table.truth_class[truth] + shade,
+            None,
+            [*names, *(f"{name} (crowd)" for name in names)],
+        ),
+    )
+
+
+def _counted(what: str, names: Iterable[str]) -> str:
+    """`2 missed (cat, dog)`, or nothing."""
+    counts = Counter(names)
+    if not counts:
+        return ""
+    listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.most_common())
+    return f"{counts.total()} {what} ({listed})"
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _tint(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """A copy whose pixels inside any of the boxes (n, 4), x1 y1 x2 y2, are reddish."""
+    inside = np.zeros(image.shape[:2], bool)
+    for x1, y1, x2, y2 in np.clip(np.rint(boxes), 0, 1e6).astype(int):
+        inside[y1:y2, x1:x2] = True
+    tinted = image.copy()
+    tinted[inside] = np.rint(0.65 * image[inside] + 0.35 * _WRONG).astype(np.uint8)
+    return tinted
