@@ -51,10 +51,12 @@ def chart(lines: Sequence[Line], axis: Axis, y_name: str, description: str, mark
         anchor, shift = ("end", -6) if x > WIDTH / 2 else ("start", 6)
         marked = (
             f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text class="marked" x="{x + shift:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="{anchor}">{_tick(mark)}</text>'
+            f'<text class="marked" x="{x + shift:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="{anchor}">'
+            f"{mark:.2f}</text>"
         )
     drawn = "".join(
-        f'<polyline class="line {line.css}" points="{_points(line, axis)}"><title>{escape(line.name)}</title></polyline>'
+        f'<polyline class="line {line.css}" points="{_points(line, axis)}">'
+        f"<title>{escape(line.name)}</title></polyline>"
         for line in lines
     )
     middle = (LEFT + WIDTH - RIGHT) / 2

@@ -19,7 +19,7 @@ class Confusion:
     count as neither; the last cell of both these rows is 0.
     By image, (n,) int64 each: right, wrong_class, false, missed.
     shown: (d,) bool, the detections above the score; truth: (d,) the true box of each, -1 for none;
-    missed_truth: (t,) bool.
+    missed_truth: (t,) bool; on_crowd: (d,) bool.
     """
 
     score: float
@@ -49,9 +49,9 @@ def confusion(table: Columns, pairs: Pairs, score: float) -> Confusion:
     counts = np.zeros((classes + 2, classes + 1), np.int64)
     true_class = table.truth_class[matches.truth[hit]]
     np.add.at(counts, (true_class, table.label[hit]), 1)
-    np.add.at(counts, (table.truth_class[missed], classes), 1)
-    np.add.at(counts, (classes, table.label[false]), 1)
-    np.add.at(counts, (classes + 1, table.label[on_crowd]), 1)
+    counts[:classes, classes] = np.bincount(table.truth_class[missed], minlength=classes)
+    counts[classes, :classes] = np.bincount(table.label[false], minlength=classes)
+    counts[classes + 1, :classes] = np.bincount(table.label[on_crowd], minlength=classes)
 
     def by_image(image: np.ndarray) -> np.ndarray:
         return np.bincount(image, minlength=images)

@@ -24,9 +24,10 @@ _RECALLS = np.arange(101) / 100  # as in tidecv
 
 @dataclass(frozen=True, slots=True)
 class ErrorKinds:
-    """counts: errors of each of KINDS; gains: how much AP50 grows when errors of that kind alone are repaired, and under
-    FalsePos, FalseNeg when all false, all missed boxes are. AP50: that of the 100 best detections of an image.
-    kind: (d,) index into KINDS of each detection, -1 for a hit; missed: (t,) bool, the true boxes under Miss.
+    """counts: errors of each of KINDS; gains: how much AP50 grows when errors of that kind alone are repaired, and
+    under FalsePos, FalseNeg when all false, all missed boxes are; 0 to 1. ap50: AP50 of the detections that count here.
+    kind: (d,) index into KINDS of each detection, -1 for a hit and beyond the 100 best of an image; missed: (t,) bool,
+    the true boxes under Miss.
     """
 
     counts: dict[str, int]

@@ -19,8 +19,8 @@ _STYLES = {0.5: "blue", 0.75: "orange dashed"}
 def curves(analysis: Analysis) -> str:
     """Precision against recall, and both against the score."""
     return (
-        '<h2 id="curves">Curves</h2><p>How many false boxes one accepts to find more objects is a choice: the least score'
-        f' that a box must have.</p><div class="pair">{_precision_recall(analysis)}{_scores(analysis)}</div>'
+        '<h2 id="curves">Curves</h2><p>How many false boxes one accepts to find more objects is a choice: the least'
+        f' score that a box must have.</p><div class="pair">{_precision_recall(analysis)}{_scores(analysis)}</div>'
     )
 
 
@@ -74,9 +74,9 @@ def _scores(analysis: Analysis) -> str:
             ' aria-label="least score"><br><output></output></div>'
         )
     return (
-        f'<figure id="scores"><div class="legend">{legend}</div>{drawn}{slider}<figcaption>A higher least score leaves fewer'
-        " false boxes (precision) and finds fewer objects (recall), all classes together, at IoU .5. F1 is high where both"
-        f" are. {_suggestion(analysis)}</figcaption></figure>"
+        f'<figure id="scores"><div class="legend">{legend}</div>{drawn}{slider}<figcaption>A higher least score leaves'
+        " fewer false boxes (precision) and finds fewer objects (recall), all classes together, at IoU .5. F1 is high"
+        f" where both are. {_suggestion(analysis)}</figcaption></figure>"
         f'<script type="application/json" id="by-score">{json.dumps(data)}</script>'
     )
 
@@ -86,10 +86,11 @@ def _suggestion(analysis: Analysis) -> str:
     if best is None:
         return "No box hits an object, so no score can be suggested."
     curves = analysis.curves
+    f1, precision, recall = (number(float(y[best]), 2) for y in (curves.f1, curves.precision, curves.recall))
     return (
-        f"F1 is highest, {number(float(curves.f1[best]), 2)}, at <b>{analysis.score:.2f}</b>, a good start for"
-        f" <code>predict --score {analysis.score:.2f}</code>: {number(float(curves.precision[best]), 2)} of the boxes are"
-        f" right and {number(float(curves.recall[best]), 2)} of the objects found."
+        f"F1 is highest, {f1}, at <b>{analysis.score:.2f}</b>, a good start for"
+        f" <code>predict --score {analysis.score:.2f}</code>: {precision} of the boxes are right and {recall} of the"
+        " objects found."
     )
 
 
@@ -108,9 +109,9 @@ def worst(analysis: Analysis, pictures: Sequence[Picture]) -> str:
     listed = table(["Image", "right", "missed", "wrong class", "false"], rows)
     shown = any(p.predicted is not None for p in pictures)
     used = sorted({int(label) for label in analysis.table.label} | {int(label) for label in analysis.table.truth_class})
+    names = analysis.table.class_names
     legend = "".join(
-        f'<span><i class="box" style="background:rgb{visualize.color(i)}"></i>{escape(analysis.table.class_names[i])}</span>'
-        for i in used
+        f'<span><i class="box" style="background:rgb{visualize.color(i)}"></i>{escape(names[i])}</span>' for i in used
     )
     explained = (
         "Left are the predicted boxes, right the true ones; what is wrong has a red tint. Colours stand for classes:"
@@ -119,7 +120,8 @@ def worst(analysis: Analysis, pictures: Sequence[Picture]) -> str:
     )
     articles = "".join(_article(i, p) for i, p in enumerate(pictures, 1))
     return (
-        f"{head}<p>The {len(pictures)} images with the most errors, at a score of {analysis.score:.2f} or more. {explained}</p>"
+        f"{head}<p>The {len(pictures)} images with the most errors, at a score of {analysis.score:.2f} or more."
+        f" {explained}</p>"
         f"{f'<div class=legend>{legend}</div>' if shown else ''}{listed}{articles}"
     )
 

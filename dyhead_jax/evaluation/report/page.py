@@ -79,12 +79,12 @@ def _setting(analysis: Analysis, setting: Setting) -> str:
         ("detections", f"{len(table.score)}"),
         ("left out", "; ".join(notes) or "nothing"),
     ]
-    machine = [("computed on", hardware(setting.devices)), ("speed", _speed(setting))]
-    machine.append(("versions", ", ".join(f"{name} {version}" for name, version in versions().items())))
+    versions_of = ", ".join(f"{name} {version}" for name, version in versions().items())
+    model = [*setting.model, ("computed on", hardware(setting.devices)), ("versions", versions_of)]
     return (
         '<h2 id="setting">What was evaluated</h2><div class="pair">'
-        f"<div><h3>Data</h3>{definitions(data)}</div>"
-        f"<div><h3>Model and machine</h3>{definitions([*setting.model, *machine])}</div></div>"
+        f"<div><h3>Data</h3>{definitions(data)}</div><div><h3>Model and machine</h3>{definitions(model)}</div></div>"
+        f'<p class="soft">Speed: {escape(_speed(setting))}.</p>'
     )
 
 
@@ -93,7 +93,8 @@ def _speed(setting: Setting) -> str:
     if not speed:
         return f"not measured: {setting.no_speed}"
     canvases = "; ".join(
-        f"{c['width']} × {c['height']} pixels in batches of {c['batch']}: {c['ms_per_image']:.1f} ms ({c['batches']} batches)"
+        f"{c['width']} × {c['height']} pixels in batches of {c['batch']} {c['ms_per_image']:.1f} ms"
+        f" ({c['batches']} batches)"
         for c in speed["canvases"]
     )
     passes = f", {speed['passes']} passes over each" if speed["passes"] > 1 else ""

@@ -53,8 +53,8 @@ def averages(analysis: Analysis) -> str:
     return (
         '<h2 id="ap">Average precision</h2>'
         "<p>AP is 1 when every object is found with a close box and no false box scores higher; AR is the part of the"
-        " objects that is found with at most 100 boxes an image. Both are means over the classes and over ten demands on"
-        " the overlap of boxes (IoU .5 to .95), as COCO computes them.</p>"
+        " objects that is found with at most 100 boxes an image. Both are means over the classes and over ten demands"
+        " on the overlap of boxes (IoU .5 to .95), as COCO computes them.</p>"
         f'<div class="pair"><div>{left}</div><div>{right}</div></div>'
     )
 
@@ -91,23 +91,28 @@ def errors(analysis: Analysis) -> str:
         gain = found.gains[name]
         width = 100 * max(gain, 0.0) / largest
         count = cell(integer(found.counts[name])) if name in found.counts else "<td></td>"
+        high = None
+        if name in KINDS[:-1]:  # of boxes
+            high = int((analysis.confusion.shown & (found.kind == KINDS.index(name))).sum())
         return [
             title,
             f'<td class="name soft">{meaning}</td>',
             count,
+            "<td></td>" if high is None else cell(integer(high)),
             cell(number(max(gain, 0.0))),
             f'<td class="bar"><i style="width:{width:.1f}%"></i></td>',
         ]
 
-    head = ["Kind", "", "errors", "costs", ""]
+    head = ["Kind", "", "errors", f"from {analysis.score:.2f} on", "costs", ""]
     listed = table(head, [row(name) for name in (*KINDS, "FalsePos", "FalseNeg")]).replace(
         '<th scope="col"></th>', '<th class="name" scope="col"></th>'
     )
     return (
         '<h2 id="errors">Kinds of errors</h2>'
-        f"<p>Each row shows how much AP50, now {number(found.ap50)}, would rise if this kind of error alone were repaired"
-        " and all others stayed. The rows do not add up, since one repair makes room for another. Boxes of every score"
-        " count here, also the many with low scores, which cost little.</p>"
+        "<p>The last column shows how much AP50, now"
+        f" {number(found.ap50)}, would rise if this kind of error alone were repaired and all others stayed. The rows do"
+        " not add up, since one repair makes room for another. Boxes of every score count, also the many with low"
+        f" scores, which cost little; the second column counts those with {analysis.score:.2f} or more.</p>"
         f"{listed}"
         '<p class="soft">Kinds and costs as in TIDE (Bolya et al., ECCV 2020): Cls, Loc, Both, Dupe, Bkg, Miss.</p>'
     )
@@ -127,17 +132,19 @@ def confusion(analysis: Analysis) -> str:
         others = np.setdiff1d(np.arange(count), chosen)
         never = int((mixed_up[others] == 0).sum())
         right, missed = int(np.diag(counts[:, :count])[others].sum()), int(counts[others, count].sum())
+        false = int(counts[count, others].sum())
         rest = (
             f"<p>Not in the table: {len(others)} classes, {never} of them never taken for another nor another for them;"
-            f" together {integer(right)} boxes right, {integer(missed)} missed, {integer(int(counts[count, others].sum()))}"
-            f" false, {integer(int(mixed_up[others].sum()))} times mixed up.</p>"
+            f" together {integer(right)} boxes right, {integer(missed)} missed, {integer(false)} false,"
+            f" {integer(int(mixed_up[others].sum()))} times mixed up.</p>"
         )
     rows = [*chosen, count, *([count + 1] if counts[-1].any() else [])]
     columns = [*chosen, count]
     tall = len(columns) > 7
     label = {**dict(enumerate(map(escape, names))), count: "missed"}
     head = "".join(
-        f'<th scope="col"{" class=extra" if c == count else ""}><div{" class=tall" if tall else ""}>{label[c]}</div></th>'
+        f'<th scope="col"{" class=extra" if c == count else ""}>'
+        f"<div{' class=tall' if tall else ''}>{label[c]}</div></th>"
         for c in columns
     )
     row_label = {**label, count: "false", count + 1: "on a crowd region"}
@@ -147,7 +154,9 @@ def confusion(analysis: Analysis) -> str:
         cells = "".join(
             "<td class=none></td>"
             if r >= count and c == count
-            else f'<td style="--s:{counts[r, c] / total:.3f}">{integer(int(counts[r, c])) if counts[r, c] else "·"}</td>'
+            else f'<td style="--s:{counts[r, c] / total:.3f}">{integer(int(counts[r, c]))}</td>'
+            if counts[r, c]
+            else '<td class="zero">·</td>'
             for c in columns
         )
         body.append(f'<tr><th scope="row"{" class=extra" if r >= count else ""}>{row_label[r]}</th>{cells}</tr>')
@@ -159,8 +168,8 @@ def confusion(analysis: Analysis) -> str:
         drawn = "<p>No class is ever taken for another.</p>"
     return (
         '<h2 id="confusion">Which class is taken for which</h2>'
-        "<p>A row holds the true objects of a class, a column what they were taken for; the shade is the part of the row."
-        f" Boxes with a score of {analysis.score:.2f} or more count, each for the object that it overlaps most, whatever"
-        " its class (IoU .5). <i>Missed</i> objects have no box, <i>false</i> boxes no object.</p>"
+        "<p>A row holds the true objects of a class, a column what they were taken for; the shade is the part of the"
+        f" row. Boxes with a score of {analysis.score:.2f} or more count, each for the object that it overlaps most,"
+        " whatever its class (IoU .5). <i>Missed</i> objects have no box, <i>false</i> boxes no object.</p>"
         f"{drawn}{rest}"
     )

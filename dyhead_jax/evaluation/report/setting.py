@@ -35,9 +35,10 @@ class Setting:
 def data_lines(data: DataConfig, split: str) -> list[tuple[str, str]]:
     """The lines of `Setting.data` for a split of a config's data set."""
     options = dataclasses.asdict(data.source)
-    root = data.root or (options["root"] if "root" in options else "")
     lines = [("source", _class_name(data.source)), ("split", split)]
-    return [("folder", str(root)), *lines] if root else lines
+    if "root" not in options:  # drawn, not read
+        return lines
+    return [("folder", data.root or options["root"]), *lines]
 
 
 def model_lines(config: Config, workdir: str, step: int) -> list[tuple[str, str]]:

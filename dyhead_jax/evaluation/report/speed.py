@@ -28,9 +28,11 @@ class TimedDetect:
         return detections
 
     def summary(self, passes: int) -> dict[str, Any] | None:
-        """ms_per_image over all canvases, and for each canvas height, width, batch, batches (measured) and its own
-        ms_per_image. The first batch of each canvas, which compiles, is left out; a canvas with no other counts nowhere.
-        None when no batch is left. passes: how often the model sees an image (scales, mirror images)."""
+        """The milliseconds of an image over all canvases, and of each canvas; None when nothing could be measured.
+
+        The first batch of each canvas, which compiles, is left out; canvases with no other are only counted. passes:
+        how often the model sees an image (scales, mirror images).
+        """
         canvases = []
         total = images = 0.0
         for (batch, height, width, _), seconds in sorted(self._seconds.items()):

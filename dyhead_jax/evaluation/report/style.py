@@ -10,15 +10,18 @@ html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 64rem; padding: 2.5rem 1.5rem 5rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
 h1 { font-size: 1.75rem; line-height: 1.25; font-weight: 650; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; font-weight: 650; margin: 3.5rem 0 .25rem; padding-top: 1.25rem; border-top: 1px solid var(--line); }
+h2 { font-size: 1.25rem; font-weight: 650; margin: 2.75rem 0 .25rem; padding-top: 1.25rem;
+  border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; font-weight: 650; margin: 1.75rem 0 .35rem; }
 p { margin: .35rem 0 .9rem; max-width: 44rem; }
 .under, figcaption, .soft { color: var(--soft); }
 .under { margin: .35rem 0 1.25rem; }
 a { color: var(--blue); text-decoration-thickness: 1px; text-underline-offset: .18em; }
-code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(--wash); padding: .1em .35em; border-radius: 3px; }
+code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(--wash); padding: .1em .35em;
+  border-radius: 3px; }
 nav { margin: 1.5rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; }
-.key { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem; margin: 1.75rem 0 0; }
+.key { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem;
+  margin: 1.75rem 0 0; }
 .key div { border-top: 2px solid var(--ink); padding-top: .5rem; }
 .key b { display: block; font-size: 1.9rem; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums; }
 .key span { color: var(--soft); font-size: .875rem; display: block; line-height: 1.4; }
@@ -37,7 +40,8 @@ tbody tr + tr th, tbody tr + tr td { border-top: 1px solid var(--line); }
 td.none { color: var(--soft); }
 .bar { width: 10rem; }
 .bar i { display: block; height: .65rem; background: var(--orange); border-radius: 0 2px 2px 0; min-width: 1px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem 3rem; align-items: start; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem 3rem;
+  align-items: start; }
 figure { margin: .75rem 0 0; min-width: 0; }
 figcaption { font-size: .9rem; line-height: 1.45; margin-top: .4rem; }
 .legend { display: flex; flex-wrap: wrap; align-items: center; gap: .2rem 1.1rem; font-size: .9rem; min-height: 2rem; }
@@ -53,9 +57,9 @@ svg .marked { fill: var(--ink); font-weight: 600; }
 .grid { stroke: var(--line); stroke-width: 1; }
 .mark { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 2 3; }
 .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
-.blue { stroke: var(--blue); border-color: var(--blue); }
-.orange { stroke: var(--orange); border-color: var(--orange); }
-.green { stroke: var(--green); border-color: var(--green); }
+.blue { stroke: var(--blue); color: var(--blue); }
+.orange { stroke: var(--orange); color: var(--orange); }
+.green { stroke: var(--green); color: var(--green); }
 svg .dashed { stroke-dasharray: 6 4; }
 .class { display: none; }
 input[type=range] { width: 100%; max-width: 22rem; accent-color: var(--ink); }
@@ -64,8 +68,10 @@ output { font-variant-numeric: tabular-nums; }
 .confusion tbody th { text-align: right; padding-left: 0; white-space: nowrap; }
 .confusion td { background: rgb(var(--cell) / calc(var(--s) * .62)); border: 2px solid var(--paper) !important; }
 .confusion td.none { background: var(--wash); }
+.confusion td.zero { background: none; color: var(--soft); }
 .confusion thead th { border-bottom: 0; color: var(--ink); }
-.confusion .tall { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; max-height: 11rem; margin: 0 auto; }
+.confusion .tall { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; max-height: 11rem;
+  margin: 0 auto; }
 .confusion .extra { color: var(--soft); font-style: italic; }
 article { margin: 2.25rem 0 0; scroll-margin-top: 1rem; }
 article .pair { gap: .6rem 1rem; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
@@ -85,7 +91,8 @@ SCRIPT = """
 (function () {
   var data = JSON.parse(document.getElementById("by-score").textContent);
   var figure = document.getElementById("scores"), slider = figure.querySelector("input");
-  var line = figure.querySelector(".mark"), text = figure.querySelector(".marked"), out = figure.querySelector("output");
+  var line = figure.querySelector(".mark"), text = figure.querySelector(".marked");
+  var out = figure.querySelector("output");
   if (!line) return;
   function show() {
     var i = +slider.value, x = data.left + (data.right - data.left) * i / (data.score.length - 1);

@@ -5,10 +5,11 @@ Coordinates: pictures are (h, w, 3) uint8 RGB; boxes are (x, y, width, height) i
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dyhead_jax import command
 from dyhead_jax.data.source import DataError
 from dyhead_jax.evaluation import visualize
 from dyhead_jax.evaluation.report.columns import Columns
@@ -68,34 +69,31 @@ def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | 
         ),
         _counted("false", (names[i] for i in table.label[found[false]])),
     ]
-    image_id, file_name = int(table.image_ids[row]), table.file_names[row]
-    counts = {"right": right.sum(), "missed": missed.sum(), "wrong_class": wrong_class.sum(), "false": false.sum()}
-    numbers = {name: int(value) for name, value in counts.items()}
-    errors = "; ".join(text for text in words if text)
+    result = Picture(
+        image_id=int(table.image_ids[row]),
+        file_name=table.file_names[row],
+        right=int(right.sum()),
+        missed=int(missed.sum()),
+        wrong_class=int(wrong_class.sum()),
+        false=int(false.sum()),
+        errors="; ".join(text for text in words if text),
+    )
     if read is None:
-        return Picture(image_id, file_name, **numbers, errors=errors)
+        return result
     try:
-        image, scale = visualize.fit(read(image_id, file_name), SIDE)
+        image, scale = visualize.fit(read(result.image_id, result.file_name), SIDE)
     except (DataError, OSError) as error:
-        return Picture(image_id, file_name, **numbers, errors=errors, problem=str(error))
+        return replace(result, problem=command.one_line(error))
     predicted, true = _corners(table.box[found]) * scale, _corners(table.truth_box[truth]) * scale
     overlooked = missed | np.isin(truth, hit[wrong_class])
-    shade = np.where(table.crowd[truth], len(names), 0)
-    return Picture(
-        image_id,
-        file_name,
-        **numbers,
-        errors=errors,
-        predicted=visualize.draw(
-            _tint(image, predicted[~right & ~excused]), predicted, table.label[found], table.score[found], names
-        ),
-        true=visualize.draw(
-            _tint(image, true[overlooked]),
-            true,
-            table.truth_class[truth] + shade,
-            None,
-            [*names, *(f"{name} (crowd)" for name in names)],
-        ),
+    tinted = _tint(image, predicted[~right & ~excused])
+    # A crowd region has the class of its objects and a name that tells it from them.
+    label = table.truth_class[truth] + np.where(table.crowd[truth], len(names), 0)
+    true_names = [*names, *(f"{name} (crowd)" for name in names)]
+    return replace(
+        result,
+        predicted=visualize.draw(tinted, predicted, table.label[found], table.score[found], names),
+        true=visualize.draw(_tint(image, true[overlooked]), true, label, None, true_names),
     )
 
 
