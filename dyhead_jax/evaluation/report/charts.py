@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 420, 320  # units of the drawing, which scales with the page
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 44  # margins
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 44  # margins
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def chart(lines: Sequence[Line], axis: Axis, y_name: str, description: str, mark
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">{"".join(ticks)}'
         f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(axis.name)}</text>'
-        f'<text class="axis" transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
+        f'<text class="axis" transform="translate(10 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_name)}</text>{drawn}{marked}</svg>"
     )
 

@@ -108,13 +108,13 @@ def worst(analysis: Analysis, pictures: Sequence[Picture]) -> str:
     ]
     listed = table(["Image", "right", "missed", "wrong class", "false"], rows)
     shown = any(p.predicted is not None for p in pictures)
-    used = sorted({int(label) for label in analysis.table.label} | {int(label) for label in analysis.table.truth_class})
+    used = sorted(frozenset().union(*(p.labels for p in pictures if p.predicted is not None)))
     names = analysis.table.class_names
     legend = "".join(
         f'<span><i class="box" style="background:rgb{visualize.color(i)}"></i>{escape(names[i])}</span>' for i in used
     )
     explained = (
-        "Left are the predicted boxes, right the true ones; what is wrong has a red tint. Colours stand for classes:"
+        "Left are the predicted boxes, right the true ones; what is wrong has stripes. Colours stand for classes:"
         if shown
         else "No pictures were given, so the errors are only counted."
     )

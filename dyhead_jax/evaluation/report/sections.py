@@ -8,7 +8,7 @@ from dyhead_jax.evaluation.report.analysis import Analysis, ClassRow
 from dyhead_jax.evaluation.report.elements import cell, integer, number, table
 from dyhead_jax.evaluation.report.error_kinds import KINDS
 
-LARGEST_TABLE = 20  # classes in the table of confusions
+LARGEST_TABLE = 16  # classes in the table of confusions
 OPEN = 25  # a longer table of classes is folded
 
 _MEANINGS = {
@@ -47,7 +47,7 @@ def averages(analysis: Analysis) -> str:
         ],
     )
     right = table(
-        ["Otherwise", "", ""],
+        ["Other", "", ""],
         [[key, f'<td class="name">{text}</td>', cell(number(metrics[key]))] for key, text in others],
     )
     return (
@@ -89,30 +89,26 @@ def errors(analysis: Analysis) -> str:
     def row(name: str) -> list[str]:
         title, meaning = _MEANINGS[name]
         gain = found.gains[name]
-        width = 100 * max(gain, 0.0) / largest
+        bar = f'<i style="width:{100 * gain / largest:.1f}%"></i>' if gain > 0 else ""
         count = cell(integer(found.counts[name])) if name in found.counts else "<td></td>"
         high = None
         if name in KINDS[:-1]:  # of boxes
             high = int((analysis.confusion.shown & (found.kind == KINDS.index(name))).sum())
         return [
-            title,
-            f'<td class="name soft">{meaning}</td>',
+            f"{title}<small>{meaning}</small>",
             count,
             "<td></td>" if high is None else cell(integer(high)),
             cell(number(max(gain, 0.0))),
-            f'<td class="bar"><i style="width:{width:.1f}%"></i></td>',
+            f'<td class="bar">{bar}</td>',
         ]
 
-    head = ["Kind", "", "errors", f"from {analysis.score:.2f} on", "costs", ""]
-    listed = table(head, [row(name) for name in (*KINDS, "FalsePos", "FalseNeg")]).replace(
-        '<th scope="col"></th>', '<th class="name" scope="col"></th>'
-    )
+    head = ["Kind", "errors", f"score ≥ {analysis.score:.2f}", "costs", ""]
+    listed = table(head, [row(name) for name in (*KINDS, "FalsePos", "FalseNeg")])
     return (
         '<h2 id="errors">Kinds of errors</h2>'
-        "<p>The last column shows how much AP50, now"
-        f" {number(found.ap50)}, would rise if this kind of error alone were repaired and all others stayed. The rows do"
-        " not add up, since one repair makes room for another. Boxes of every score count, also the many with low"
-        f" scores, which cost little; the second column counts those with {analysis.score:.2f} or more.</p>"
+        f"<p>The bars show how much AP50, now {number(found.ap50)}, would rise if one kind of error alone were repaired"
+        " and all others stayed. They do not add up, since one repair makes room for another. The first column counts"
+        " boxes of every score, also the many with low scores, which cost little.</p>"
         f"{listed}"
         '<p class="soft">Kinds and costs as in TIDE (Bolya et al., ECCV 2020): Cls, Loc, Both, Dupe, Bkg, Miss.</p>'
     )

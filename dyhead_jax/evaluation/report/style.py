@@ -33,13 +33,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .28rem .9rem .28rem 0; text-align: right; vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 400; color: var(--soft); }
-thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom; font-size: .875rem; }
+thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom; font-size: .875rem; white-space: nowrap; }
 tbody th { color: var(--ink); }
 th.name, td.name { text-align: left; }
 tbody tr + tr th, tbody tr + tr td { border-top: 1px solid var(--line); }
 td.none { color: var(--soft); }
 .bar { width: 10rem; }
-.bar i { display: block; height: .65rem; background: var(--orange); border-radius: 0 2px 2px 0; min-width: 1px; }
+.bar i { display: block; height: .65rem; background: var(--orange); border-radius: 0 2px 2px 0; }
+small { display: block; color: var(--soft); font-size: .875rem; line-height: 1.4; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem 3rem;
   align-items: start; }
 figure { margin: .75rem 0 0; min-width: 0; }
@@ -64,12 +65,12 @@ svg .dashed { stroke-dasharray: 6 4; }
 .class { display: none; }
 input[type=range] { width: 100%; max-width: 22rem; accent-color: var(--ink); }
 output { font-variant-numeric: tabular-nums; }
-.confusion th, .confusion td { border: 0 !important; padding: .3rem .55rem; text-align: center; min-width: 2.6rem; }
+.confusion th, .confusion td { border: 0 !important; padding: .3rem .35rem; text-align: center; min-width: 2.25rem; }
 .confusion tbody th { text-align: right; padding-left: 0; white-space: nowrap; }
 .confusion td { background: rgb(var(--cell) / calc(var(--s) * .62)); border: 2px solid var(--paper) !important; }
 .confusion td.none { background: var(--wash); }
 .confusion td.zero { background: none; color: var(--soft); }
-.confusion thead th { border-bottom: 0; color: var(--ink); }
+.confusion thead th { white-space: nowrap; border-bottom: 0; color: var(--ink); }
 .confusion .tall { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; max-height: 11rem;
   margin: 0 auto; }
 .confusion .extra { color: var(--soft); font-style: italic; }
@@ -80,9 +81,10 @@ article p { margin: 0 0 .5rem; }
 article h3 { margin: 0; overflow-wrap: anywhere; }
 details { margin: .9rem 0; }
 summary { cursor: pointer; color: var(--blue); }
-@media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; } h2 { margin-top: 2.5rem; } .bar { width: 4rem; }
+@media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; } h2 { margin-top: 2.5rem; } .bar { width: 3.5rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } .key b { font-size: 1.6rem; }
-  .key { grid-template-columns: 1fr 1fr; } th, td { padding-right: .6rem; } svg text { font-size: 14px; } }
+  .key { grid-template-columns: 1fr 1fr; } th, td { padding-right: .5rem; }
+  table { font-size: .875rem; } thead th { font-size: .8125rem; white-space: normal; } svg text { font-size: 14px; } }
 @media print { body { max-width: none; } article { break-inside: avoid; } input { display: none; } }
 """
 

@@ -16,15 +16,14 @@ from dyhead_jax.evaluation.report.columns import Columns
 from dyhead_jax.evaluation.report.confusion import Confusion
 
 SIDE = 560  # pixels, the longer side of a picture on the page
-_WRONG = np.array((225, 40, 40), np.float64)  # tint of what is wrong
 
 ReadPicture = Callable[[int, str], np.ndarray]  # image id and file name -> (h, w, 3) uint8
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image. errors: what went wrong, in words; predicted, true: drawn pictures, None if there is no picture;
-    problem: why not, if one was asked for."""
+    """One image. errors: what went wrong, in words; labels: of the boxes drawn; predicted, true: drawn pictures, None
+    if there is none; problem: why not, if one was asked for."""
 
     image_id: int
     file_name: str
@@ -33,6 +32,7 @@ class Picture:
     wrong_class: int
     false: int
     errors: str
+    labels: frozenset[int]
     predicted: np.ndarray | None = None
     true: np.ndarray | None = None
     problem: str = ""
@@ -77,6 +77,7 @@ def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | 
         wrong_class=int(wrong_class.sum()),
         false=int(false.sum()),
         errors="; ".join(text for text in words if text),
+        labels=frozenset(map(int, [*table.label[found], *table.truth_class[truth]])),
     )
     if read is None:
         return result
@@ -86,14 +87,14 @@ def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | 
         return replace(result, problem=command.one_line(error))
     predicted, true = _corners(table.box[found]) * scale, _corners(table.truth_box[truth]) * scale
     overlooked = missed | np.isin(truth, hit[wrong_class])
-    tinted = _tint(image, predicted[~right & ~excused])
+    hatched = _hatch(image, predicted[~right & ~excused])
     # A crowd region has the class of its objects and a name that tells it from them.
     label = table.truth_class[truth] + np.where(table.crowd[truth], len(names), 0)
     true_names = [*names, *(f"{name} (crowd)" for name in names)]
     return replace(
         result,
-        predicted=visualize.draw(tinted, predicted, table.label[found], table.score[found], names),
-        true=visualize.draw(_tint(image, true[overlooked]), true, label, None, true_names),
+        predicted=visualize.draw(hatched, predicted, table.label[found], table.score[found], names),
+        true=visualize.draw(_hatch(image, true[overlooked]), true, label, None, true_names),
     )
 
 
@@ -110,11 +111,15 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _tint(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """A copy whose pixels inside any of the boxes (n, 4), x1 y1 x2 y2, are reddish."""
+def _hatch(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """A copy with dark and light stripes inside the boxes (n, 4), x1 y1 x2 y2: any colour may stand for a class."""
     inside = np.zeros(image.shape[:2], bool)
     for x1, y1, x2, y2 in np.clip(np.rint(boxes), 0, 1e6).astype(int):
         inside[y1:y2, x1:x2] = True
-    tinted = image.copy()
-    tinted[inside] = np.rint(0.65 * image[inside] + 0.35 * _WRONG).astype(np.uint8)
-    return tinted
+    y, x = np.indices(inside.shape)
+    stripe = (x + y) % 12
+    hatched = image.copy()
+    for low, shade in ((0, 0), (2, 255)):
+        drawn = inside & (stripe >= low) & (stripe < low + 2)
+        hatched[drawn] = np.rint(0.5 * image[drawn] + 0.5 * shade).astype(np.uint8)
+    return hatched
