@@ -8,8 +8,8 @@ NAMES = ("cat", "<script>alert(1)</script>", "犬 & co", "dog", "bird")
 
 
 def truth(boxes: list[tuple], count: int = 3, images: int = 2) -> dict[str, Any]:
-    """boxes: (image, category, x, y, width, height), optionally with iscrowd. Images are 1, 2, and so on; categories 10,
-    20, and so on."""
+    """boxes: (image, category, x, y, width, height), optionally with iscrowd. Images are 1, 2, ...; categories 10, 20,
+    ..."""
     annotations = [
         {
             "id": i,

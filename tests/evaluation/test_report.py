@@ -238,7 +238,6 @@ def test_pictures_show_boxes_and_stripes_where_they_are_wrong():
     def colors(image, x, y, size):
         return set(map(tuple, image[y : y + size, x : x + size].reshape(-1, 3).tolist()))
 
-    assert three.predicted is not None and three.true is not None and two.predicted is not None and two.true is not None
     assert colors(three.predicted, 0, 0, 560) == {(120, 120, 120)}  # its box has a low score
     assert stripes <= colors(three.true, 0, 0, 20)
     assert stripes <= colors(two.predicted, 70, 70, 20)
@@ -257,14 +256,14 @@ def test_a_picture_that_cannot_be_read_is_told(tmp_path):
     assert "No picture: 2.png: the image is broken" in text
     assert "No picture: 5.png: No such file or directory" in text
     assert page.pictures == []
-    assert len(numbers["pictures"]) == 3
+    assert len(numbers["pictures"]) == 2
 
 
 def test_the_pictures_of_the_page_are_what_was_drawn(tmp_path):
     page, numbers = report(tmp_path, WORST, SEEN, read=read)
     opened = [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in page.pictures]
     assert {image.size for image in opened} == {(560, 224)}
-    assert len(opened) == 2 * len(numbers["pictures"]) == 6
+    assert len(opened) == 2 * len(numbers["pictures"]) == 4
 
 
 # Pieces
@@ -296,9 +295,23 @@ def test_speed_leaves_out_the_first_batch_of_each_canvas(monkeypatch):
 # The command
 
 
+class Displaced(Squares):
+    """Thirteen pictures, two batches for each canvas; the annotation of the fifth lies beside its square."""
+
+    notes = ("2 boxes left out",)
+
+    def __init__(self):
+        super().__init__(13)
+
+    def coco(self):
+        content = super().coco()
+        content["annotations"][4]["bbox"][0] += 15
+        return content
+
+
 @pytest.fixture
 def model(monkeypatch):
-    """A workdir whose model finds the white squares of thirteen pictures, two batches for each canvas."""
+    """The split of a workdir whose model finds white squares."""
     from dyhead_jax.evaluation import trained_model
 
     loaded = SimpleNamespace(
@@ -310,14 +323,12 @@ def model(monkeypatch):
         step=12,
     )
     monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step: loaded)
-    split = Squares(13)
-    split.notes = ("2 boxes left out",)
+    split = Displaced()
     monkeypatch.setattr(evaluate, "make_source", lambda data, folder: SimpleNamespace(split=lambda name: split))
     return split
 
 
 def test_the_report_of_a_workdir(model, monkeypatch, capsys, tmp_path):
-    model.boxes[4] += 4  # the truth of one picture is wrong
     folder = tmp_path / "new" / "report"
     code, out, err = run_command(monkeypatch, capsys, "--workdir", tmp_path, "--report", folder)
     assert (code, err) == (0, "")
@@ -325,9 +336,7 @@ def test_the_report_of_a_workdir(model, monkeypatch, capsys, tmp_path):
     numbers = json.loads((folder / "report.json").read_text())
     page = Page((folder / "index.html").read_text())
     assert out.splitlines()[-1].startswith(f"AP {numbers['metrics']['AP']:.4f} AP50")
-    assert numbers["model"] == {
-        "workdir": str(tmp_path), "step": "12", "detector": "ATSS", "backbone": "ResNet, depth 50", "DyHead": "6 blocks",
-    }  # fmt: skip
+    assert list(numbers["model"].values()) == [str(tmp_path), "12", "ATSS", "ResNet, depth 50", "6 blocks"]
     assert numbers["data"]["split"] == "val"
     assert numbers["left_out"] == ["2 boxes left out"]
     assert [(c["height"], c["width"], c["batches"]) for c in numbers["speed"]["canvases"]] == [
@@ -338,16 +347,10 @@ def test_the_report_of_a_workdir(model, monkeypatch, capsys, tmp_path):
     assert "JAX on" in numbers["hardware"]
     assert [p["file_name"] for p in numbers["pictures"]] == ["4.png"]
     assert len(page.pictures) == 2
-    assert numbers["metrics"] == {
-        key: value for key, value in coco_metrics(model.coco(), _results(model, tmp_path, monkeypatch, capsys)).items()
-        if key in KEYS
-    }  # fmt: skip
-
-
-def _results(model, folder, monkeypatch, capsys):
-    out = folder / "results.json"
-    assert run_command(monkeypatch, capsys, "--workdir", folder, "--out", out)[0] == 0
-    return json.loads(out.read_text())
+    results = tmp_path / "results.json"
+    assert run_command(monkeypatch, capsys, "--workdir", tmp_path, "--out", results)[0] == 0
+    metrics = coco_metrics(model.coco(), json.loads(results.read_text()))
+    assert numbers["metrics"] == {key: metrics[key] for key in KEYS}
 
 
 def test_the_report_on_files_with_and_without_pictures(monkeypatch, capsys, tmp_path):

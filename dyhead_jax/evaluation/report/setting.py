@@ -1,5 +1,6 @@
 """What a report was made of: data, model, machine, versions."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -11,7 +12,7 @@ from typing import Any
 
 from dyhead_jax.config import Config, DataConfig
 
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pycocotools")
+_PACKAGES = ("dyhead-jax", "jax", "jaxlib", "flax", "numpy", "pycocotools")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,12 @@ def hardware(devices: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and those that its numbers depend on."""
-    from dyhead_jax import __version__
-
-    found = {"python": platform.python_version(), "dyhead_jax": __version__}
-    return {**found, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    """Of Python, and of this package and those that its numbers depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # this one, when it runs from its sources
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _processor() -> str:
