@@ -134,8 +134,8 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
         model=setting.model_lines(config, str(options.workdir), loaded.step),
         notes=split.notes,
         speed=timed.summary(len(multiscale.passes(data, config.evaluation))),
-        no_speed="no size of image has a second batch, and the first one compiles",
-        devices=f"JAX on {jax.device_count()} x {jax.devices()[0].device_kind}",
+        no_speed="because no canvas has a second batch, and the first one compiles",
+        devices=f"JAX on {jax.device_count()} × {jax.devices()[0].device_kind}",
     )
     write_report(options.report, about, truth, results, metrics, lambda image_id, _: split[row_of[image_id]].image)
     print(f"report in {options.report / 'index.html'}")
@@ -157,7 +157,7 @@ def _report_on_files(
         title=f"Detection report: {options.detections.name}",
         data=[("annotations", str(options.annotations)), ("images", str(options.images or "not given"))],
         model=[("detections", str(options.detections))],
-        no_speed="the detections come from a file",
+        no_speed="because the detections come from a file",
     )
     write_report(options.report, about, ground_truth, results, metrics, read if options.images else None)
     print(f"report in {options.report / 'index.html'}")

@@ -364,7 +364,7 @@ def test_the_report_on_files_with_and_without_pictures(monkeypatch, capsys, tmp_
     plain = Page((tmp_path / "a" / "index.html").read_text())
     assert plain.pictures == []
     assert "No pictures were given" in " ".join(plain.text)
-    assert "not measured: the detections come from a file" in " ".join(plain.text)
+    assert "not measured, because the detections come from a file" in " ".join(plain.text)
     options = ["--report", tmp_path / "b", "--images", tmp_path / "pictures"]
     assert run_command(monkeypatch, capsys, *files, *options)[0] == 0
     page = Page((tmp_path / "b" / "index.html").read_text())

@@ -68,7 +68,7 @@ def analyse(
     if count := int((table.rank >= PER_IMAGE).sum()):
         notes.append(f"{count} detections beyond the {PER_IMAGE} best of their image, in the kinds of errors alone")
     if count := int(confusion.on_crowd.sum()):
-        notes.append(f"{count} detections on crowd regions, with a score of {score:.2f} or more, count as neither")
+        notes.append(f"{count} detections on crowd regions, scored {score:.2f} or more, neither right nor false")
     return Analysis(
         table=table,
         metrics=metrics,

@@ -1,4 +1,4 @@
-"""Precision against recall as pycocotools computes it, and precision, recall and F1 against the least score."""
+"""Precision against recall as pycocotools computes it; precision, recall and F1 against a threshold on the score."""
 
 from dataclasses import dataclass
 

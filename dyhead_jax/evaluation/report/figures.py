@@ -19,8 +19,9 @@ _STYLES = {0.5: "blue", 0.75: "orange dashed"}
 def curves(analysis: Analysis) -> str:
     """Precision against recall, and both against the score."""
     return (
-        '<h2 id="curves">Curves</h2><p>How many false boxes one accepts to find more objects is a choice: the least'
-        f' score that a box must have.</p><div class="pair">{_precision_recall(analysis)}{_scores(analysis)}</div>'
+        '<h2 id="curves">Curves</h2>'
+        "<p>A threshold on the scores decides how many boxes are kept: a low one finds more objects, a high one leaves"
+        f' fewer false boxes.</p><div class="pair">{_precision_recall(analysis)}{_scores(analysis)}</div>'
     )
 
 
@@ -38,21 +39,21 @@ def _precision_recall(analysis: Analysis) -> str:
             options.append(f'<option class="one" value="{i}">{escape(row.name)}</option>')
             rules.append(f'#recall:has(option[value="{i}"]:checked) .k{i} {{ display: inline; }}')
     rules.append("#recall:has(option.one:checked) .mean { display: none; }")
-    drawn = chart(lines, Axis("recall: part of the objects that is found"), "precision", "Precision against recall")
+    drawn = chart(lines, Axis("recall: fraction of the objects that is found"), "precision", "Precision against recall")
     return (
         f'<figure id="recall"><style>{"".join(rules)}</style><div class="legend">'
         '<select aria-label="class"><option value="mean" selected>mean of the classes</option>'
         f'{"".join(options)}</select><span><i class="blue"></i>IoU .5</span>'
         f'<span><i class="orange dashed"></i>IoU .75</span></div>{drawn}'
         "<figcaption>From left to right more boxes are accepted, those with the highest scores first: more objects are"
-        " found (recall), and a smaller part of the boxes is right (precision). The area below a curve is its AP."
+        " found (recall), and a smaller fraction of the boxes is right (precision). The area below a curve is its AP."
         "</figcaption></figure>"
     )
 
 
 def _scores(analysis: Analysis) -> str:
     curves = analysis.curves
-    axis = Axis("least score of a box", float(curves.score[0]), float(curves.score[-1]))
+    axis = Axis("score threshold", float(curves.score[0]), float(curves.score[-1]))
     values = {"precision": curves.precision, "recall": curves.recall, "f1": curves.f1}
     styles = {"precision": "blue", "recall": "orange", "f1": "green"}
     names = {"precision": "precision", "recall": "recall", "f1": "F1"}
@@ -61,7 +62,7 @@ def _scores(analysis: Analysis) -> str:
         lines,
         axis,
         "",
-        "Precision, recall and F1 against the least score",
+        "Precision, recall and F1 against the score threshold",
         None if curves.best is None else analysis.score,
     )
     legend = "".join(f'<span><i class="{styles[key]}"></i>{names[key]}</span>' for key in values)
@@ -71,10 +72,10 @@ def _scores(analysis: Analysis) -> str:
     if curves.best is not None:
         slider = (
             f'<div hidden><input type="range" min="0" max="{len(curves.score) - 1}" value="{curves.best}"'
-            ' aria-label="least score"><br><output></output></div>'
+            ' aria-label="score threshold"><br><output></output></div>'
         )
     return (
-        f'<figure id="scores"><div class="legend">{legend}</div>{drawn}{slider}<figcaption>A higher least score leaves'
+        f'<figure id="scores"><div class="legend">{legend}</div>{drawn}{slider}<figcaption>A higher threshold leaves'
         " fewer false boxes (precision) and finds fewer objects (recall), all classes together, at IoU .5. F1 is high"
         f" where both are. {_suggestion(analysis)}</figcaption></figure>"
         f'<script type="application/json" id="by-score">{json.dumps(data)}</script>'

@@ -1,6 +1,6 @@
 """Which detections overlap which true boxes, and who is matched with whom.
 
-IoU is computed as in pycocotools; for a crowd region it is the part of the detection that lies inside.
+IoU is computed as in pycocotools; for a crowd region it is the fraction of the detection that lies inside.
 """
 
 from collections.abc import Sequence

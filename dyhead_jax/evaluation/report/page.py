@@ -61,9 +61,9 @@ def _key_numbers(analysis: Analysis, setting: Setting) -> str:
         (number(metrics["AP75"]), "AP75, the box must be close"),
     ]
     if analysis.curves.best is not None:
-        entries.append((f"{analysis.score:.2f}", "suggested least score"))
+        entries.append((f"{analysis.score:.2f}", "suggested score threshold"))
     if setting.speed:
-        entries.append((f"{setting.speed['ms_per_image']:.0f} ms", "an image, in the model"))
+        entries.append((f"{setting.speed['ms_per_image']:.0f} ms", "an image, the model alone"))
     inside = "".join(f"<div><b>{value}</b><span>{text}</span></div>" for value, text in entries)
     return f'<div class="key">{inside}</div>'
 
@@ -72,11 +72,11 @@ def _setting(analysis: Analysis, setting: Setting) -> str:
     table = analysis.table
     notes = [*setting.notes, *analysis.notes]
     crowd = int(table.crowd.sum())
-    counts = f"{len(table.image_ids)} images, {int((~table.ignored).sum())} boxes"
+    counts = f"{integer(len(table.image_ids))} images, {integer(int((~table.ignored).sum()))} boxes"
     data = [
         *setting.data,
         ("holds", counts + (f", {crowd} crowd regions" if crowd else "")),
-        ("detections", f"{len(table.score)}"),
+        ("detections", integer(len(table.score))),
         ("left out", "; ".join(notes) or "nothing"),
     ]
     versions_of = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -91,10 +91,9 @@ def _setting(analysis: Analysis, setting: Setting) -> str:
 def _speed(setting: Setting) -> str:
     speed = setting.speed
     if not speed:
-        return f"not measured: {setting.no_speed}"
+        return f"not measured, {setting.no_speed}"
     canvases = "; ".join(
-        f"{c['width']} × {c['height']} pixels in batches of {c['batch']} {c['ms_per_image']:.1f} ms"
-        f" ({c['batches']} batches)"
+        f"{c['width']} × {c['height']} pixels, {c['batches']} batches of {c['batch']}: {c['ms_per_image']:.1f} ms"
         for c in speed["canvases"]
     )
     passes = f", {speed['passes']} passes over each" if speed["passes"] > 1 else ""
@@ -102,5 +101,5 @@ def _speed(setting: Setting) -> str:
     unmeasured = f"; {missing} canvases with a single batch are not in it" if missing else ""
     return (
         f"{speed['ms_per_image']:.1f} ms an image{passes}: {speed['includes']}. Measured after the first batch of each"
-        f" size, which compiles: {canvases}{unmeasured}"
+        f" size, which compiles ({canvases}){unmeasured}"
     )

@@ -52,9 +52,9 @@ def averages(analysis: Analysis) -> str:
     )
     return (
         '<h2 id="ap">Average precision</h2>'
-        "<p>AP is 1 when every object is found with a close box and no false box scores higher; AR is the part of the"
-        " objects that is found with at most 100 boxes an image. Both are means over the classes and over ten demands"
-        " on the overlap of boxes (IoU .5 to .95), as COCO computes them.</p>"
+        "<p>AP is 1 when every object is found with a close box and no false box scores higher; AR is the fraction of"
+        " the objects that is found with at most 100 boxes an image. Both are means over the classes and over ten"
+        " demands on the overlap of boxes (IoU .5 to .95), as COCO computes them.</p>"
         f'<div class="pair"><div>{left}</div><div>{right}</div></div>'
     )
 
@@ -75,7 +75,7 @@ def classes(analysis: Analysis) -> str:
         listed = f"<details><summary>All {len(analysis.classes)} classes</summary>{listed}</details>"
     return (
         "<h3>By class</h3>"
-        f"<p>Precision is the part of the boxes of a class that is right, recall the part of its objects that is found,"
+        f"<p>Precision is the fraction of the boxes of a class that is right, recall that of its objects that is found,"
         f" both when boxes with a score below {analysis.score:.2f} are dropped and an overlap of IoU .5 is enough.</p>"
         f"{listed}"
     )
@@ -102,13 +102,14 @@ def errors(analysis: Analysis) -> str:
             f'<td class="bar">{bar}</td>',
         ]
 
-    head = ["Kind", "errors", f"score ≥ {analysis.score:.2f}", "costs", ""]
+    head = ["Kind", "errors", f"≥ {analysis.score:.2f}", "AP50 lost", ""]
     listed = table(head, [row(name) for name in (*KINDS, "FalsePos", "FalseNeg")])
     return (
         '<h2 id="errors">Kinds of errors</h2>'
         f"<p>The bars show how much AP50, now {number(found.ap50)}, would rise if one kind of error alone were repaired"
         " and all others stayed. They do not add up, since one repair makes room for another. The first column counts"
-        " boxes of every score, also the many with low scores, which cost little.</p>"
+        " boxes of every score, also the many with low scores, which cost little; the second those from the suggested"
+        " score threshold on.</p>"
         f"{listed}"
         '<p class="soft">Kinds and costs as in TIDE (Bolya et al., ECCV 2020): Cls, Loc, Both, Dupe, Bkg, Miss.</p>'
     )
@@ -164,8 +165,8 @@ def confusion(analysis: Analysis) -> str:
         drawn = "<p>No class is ever taken for another.</p>"
     return (
         '<h2 id="confusion">Which class is taken for which</h2>'
-        "<p>A row holds the true objects of a class, a column what they were taken for; the shade is the part of the"
-        f" row. Boxes with a score of {analysis.score:.2f} or more count, each for the object that it overlaps most,"
+        "<p>A row holds the true objects of a class, a column what they were taken for; the shade is the fraction of"
+        f" the row. Boxes with a score of {analysis.score:.2f} or more count, each for the object it overlaps most,"
         " whatever its class (IoU .5). <i>Missed</i> objects have no box, <i>false</i> boxes no object.</p>"
         f"{drawn}{rest}"
     )

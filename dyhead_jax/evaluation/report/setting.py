@@ -20,7 +20,8 @@ class Setting:
     """The heading of a report.
 
     title: of the page; data, model: (name, value) lines; notes: what was left out of the data, one line each;
-    speed: from `speed.TimedDetect.summary`, None: not measured; no_speed: why not; devices: as JAX names them.
+    speed: from `speed.TimedDetect.summary`, None: not measured; no_speed: then the reason, half a sentence; devices: as
+    JAX names them.
     """
 
     title: str
@@ -28,7 +29,7 @@ class Setting:
     model: Sequence[tuple[str, str]]
     notes: Sequence[str] = ()
     speed: dict[str, Any] | None = None
-    no_speed: str = ""
+    no_speed: str = "no model was run"
     devices: str = ""
     date: str = field(default_factory=lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes"))
 
