@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import Config
+from dyhead_jax.config import Config, DataConfig
 from dyhead_jax.data.source import DataError
 from dyhead_jax.evaluation.average_precision import KEYS, coco_metrics
 from dyhead_jax.evaluation.report import setting
@@ -131,7 +131,8 @@ def test_numbers_and_page_agree_and_stand_alone(name, tmp_path):
     assert all(link[1:] in page.ids for link in page.links if link.startswith("#image-"))
     best = numbers["by_score"]["suggested"]
     assert (best is None) == (max(numbers["by_score"]["f1"]) == 0)
-    assert best is None or f"predict --score {best:.2f}" in text
+    assert ("predict --score" in text) == (best is not None and best <= 1)
+    assert best is None or f"{best:.2f}" in text
 
 
 def test_the_suggested_score_is_that_of_the_highest_f1(tmp_path):
@@ -292,6 +293,19 @@ def test_speed_leaves_out_the_first_batch_of_each_canvas(monkeypatch):
     assert TimedDetect(lambda *_: 1).summary(1) is None
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (DataConfig(root="mine"), {"folder": "mine", "source": "CocoFolder", "split": "train"}),
+        (DataConfig(source="dyhead_jax.data.shapes:Shapes"), {"source": "Shapes", "split": "train"}),
+    ],
+)
+def test_the_lines_on_data(data, names):
+    lines = dict(setting.data_lines(data, "train"))
+    assert lines.pop("annotations", "annotations/instances_train.json") == "annotations/instances_train.json"
+    assert lines == names
+
+
 # The command
 
 
@@ -338,6 +352,7 @@ def test_the_report_of_a_workdir(model, monkeypatch, capsys, tmp_path):
     assert out.splitlines()[-1].startswith(f"AP {numbers['metrics']['AP']:.4f} AP50")
     assert list(numbers["model"].values()) == [str(tmp_path), "12", "ATSS", "ResNet, depth 50", "6 blocks"]
     assert numbers["data"]["split"] == "val"
+    assert numbers["data"]["annotations"] == "annotations/instances_val.json"
     assert numbers["left_out"] == ["2 boxes left out"]
     assert [(c["height"], c["width"], c["batches"]) for c in numbers["speed"]["canvases"]] == [
         (80, 128, 1),

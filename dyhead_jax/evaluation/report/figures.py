@@ -88,10 +88,10 @@ def _suggestion(analysis: Analysis) -> str:
         return "No box hits an object, so no score can be suggested."
     curves = analysis.curves
     f1, precision, recall = (number(float(y[best]), 2) for y in (curves.f1, curves.precision, curves.recall))
+    use = f", a good start for <code>predict --score {analysis.score:.2f}</code>" if 0 <= analysis.score <= 1 else ""
     return (
-        f"F1 is highest, {f1}, at <b>{analysis.score:.2f}</b>, a good start for"
-        f" <code>predict --score {analysis.score:.2f}</code>: {precision} of the boxes are right and {recall} of the"
-        " objects found."
+        f"F1 is highest, {f1}, at <b>{analysis.score:.2f}</b>{use}: {precision} of the boxes are right and {recall} of"
+        " the objects found."
     )
 
 

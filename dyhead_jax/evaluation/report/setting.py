@@ -37,10 +37,12 @@ class Setting:
 def data_lines(data: DataConfig, split: str) -> list[tuple[str, str]]:
     """The lines of `Setting.data` for a split of a config's data set."""
     options = dataclasses.asdict(data.source)
-    lines = [("source", _class_name(data.source)), ("split", split)]
-    if "root" not in options:  # drawn, not read
-        return lines
-    return [("folder", data.root or options["root"]), *lines]
+    root = data.root or ("root" in options and options["root"])
+    lines = [("folder", str(root))] if root else []  # drawn pictures need none
+    lines += [("source", _class_name(data.source)), ("split", split)]
+    if f"{split}_annotations" in options:
+        lines.append(("annotations", str(options[f"{split}_annotations"])))
+    return lines
 
 
 def model_lines(config: Config, workdir: str, step: int) -> list[tuple[str, str]]:
