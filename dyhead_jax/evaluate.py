@@ -1,4 +1,4 @@
-"""COCO average precision of a trained model on a split, or of detections in a file.
+"""COCO average precision of a trained model on a split, or of detections in a file; and a report on them.
 
 The numbers come from pycocotools (COCOeval, boxes, default parameters). Boxes of results are (x, y, width, height) in
 pixels of the original image, as in https://cocodataset.org/#format-results.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dyhead_jax import command
 from dyhead_jax.data.source import make_source
@@ -34,11 +36,16 @@ def _main() -> None:
         "COCO average precision of a trained model, or of detections in a file.\n\n"
         "Prints the 12 COCO numbers; the last line is\n  AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>\n"
         "where -1 means that there is no ground truth of that size.\n\n"
+        "--report DIR writes DIR/index.html, one page for a browser: AP by class and size, curves, the score to use,\n"
+        "kinds of errors, classes taken for others, the worst images; and the same numbers as DIR/report.json.\n\n"
         "--config.evaluation.NAME=VALUE changes how the model of a workdir is tested: scales, mirror images, merging.",
         "  python -m dyhead_jax.evaluate --workdir /tmp/run\n"
         "  python -m dyhead_jax.evaluate --workdir /tmp/run --step 600 --out /tmp/detections.json\n"
         "  python -m dyhead_jax.evaluate --workdir /tmp/run --config.evaluation.flip=true\n"
-        "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json",
+        "  python -m dyhead_jax.evaluate --workdir /tmp/run --report /tmp/report   # open /tmp/report/index.html\n"
+        "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json\n"
+        "  python -m dyhead_jax.evaluate --annotations instances_val.json --detections detections.json \\\n"
+        "      --report /tmp/report --images val",
     )
     parser.add_argument("--workdir", type=Path, help="folder of a training run: config.json and checkpoints/")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
@@ -50,6 +57,8 @@ def _main() -> None:
         "--detections", type=Path, help="COCO results JSON: [{image_id, category_id, bbox, score}, ...]"
     )
     parser.add_argument("--classes", action="store_true", help="also print the AP of each class")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="also write a report into this folder")
+    parser.add_argument("--images", type=Path, help="folder of the images of --annotations, for the report")
     options = command.parse(parser)
     for argument in options.overrides:
         if not argument.startswith(("--config.evaluation.", "--noconfig.evaluation.")):
@@ -57,13 +66,22 @@ def _main() -> None:
     files = options.annotations is not None or options.detections is not None
     if (options.workdir is None) == (not files):
         raise command.UsageError("give either --workdir, or --annotations and --detections (see --help)")
+    if options.report is not None and options.report.exists() and not options.report.is_dir():
+        raise EvaluationError(f"--report {options.report}: is a file; give a folder")
+    if options.images is not None and (not files or options.report is None):
+        raise command.UsageError("--images is for --report with --annotations and --detections")
+    if options.images is not None and not options.images.is_dir():
+        raise EvaluationError(f"--images {options.images}: no such folder")
     if files:
         if options.annotations is None or options.detections is None:
             raise command.UsageError("--annotations and --detections must be given together")
         if options.step is not None or options.out is not None or options.data is not None or options.overrides:
             raise command.UsageError("--step, --out, --data and --config.evaluation need --workdir")
         ground_truth = read_ground_truth(options.annotations)
-        metrics = coco_metrics(ground_truth, read_results(options.detections), where=str(options.detections))
+        results = read_results(options.detections)
+        metrics = coco_metrics(ground_truth, results, where=str(options.detections))
+        if options.report is not None:
+            _report_on_files(options, ground_truth, results, metrics)
     else:
         if options.out is not None and not options.out.parent.is_dir():
             raise EvaluationError(f"--out: the folder {options.out.parent} does not exist")
@@ -95,8 +113,54 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
         )
     print(f"step {loaded.step}, {len(split)} images of {options.split}", flush=True)
     detect = partial(map_detect(make_detect(loaded.model)), local_variables(loaded.variables))
-    metrics, results = evaluate_split(detect, split, data, evaluation=config.evaluation)
-    return split.coco(), metrics, results
+    if options.report is None:
+        metrics, results = evaluate_split(detect, split, data, evaluation=config.evaluation)
+        return split.coco(), metrics, results
+
+    import jax
+
+    from dyhead_jax.evaluation import multiscale
+    from dyhead_jax.evaluation.report import setting
+    from dyhead_jax.evaluation.report.speed import TimedDetect
+    from dyhead_jax.evaluation.report.write import write_report
+
+    timed = TimedDetect(detect)
+    metrics, results = evaluate_split(timed, split, data, evaluation=config.evaluation)
+    truth = split.coco()
+    row_of = {int(image_id): row for row, image_id in enumerate(split.image_ids)}
+    about = setting.Setting(
+        title=f"Detection report: {options.workdir.resolve().name}",
+        data=setting.data_lines(data, options.split),
+        model=setting.model_lines(config, str(options.workdir), loaded.step),
+        notes=split.notes,
+        speed=timed.summary(len(multiscale.passes(data, config.evaluation))),
+        no_speed="because no canvas has a second batch, and the first one compiles",
+        devices=f"JAX on {jax.device_count()} × {jax.devices()[0].device_kind}",
+    )
+    write_report(options.report, about, truth, results, metrics, lambda image_id, _: split[row_of[image_id]].image)
+    print(f"report in {options.report / 'index.html'}")
+    return truth, metrics, results
+
+
+def _report_on_files(
+    options: Any, ground_truth: dict[str, Any], results: list[Result], metrics: dict[str, Any]
+) -> None:
+    from dyhead_jax.data import images
+    from dyhead_jax.evaluation.report.setting import Setting
+    from dyhead_jax.evaluation.report.write import write_report
+
+    def read(_: int, file_name: str) -> np.ndarray:
+        path = options.images / file_name
+        return images.decode(path.read_bytes(), str(path))
+
+    about = Setting(
+        title=f"Detection report: {options.detections.name}",
+        data=[("annotations", str(options.annotations)), ("images", str(options.images or "not given"))],
+        model=[("detections", str(options.detections))],
+        no_speed="because the detections come from a file",
+    )
+    write_report(options.report, about, ground_truth, results, metrics, read if options.images else None)
+    print(f"report in {options.report / 'index.html'}")
 
 
 def _ids(category_ids: Sequence[int]) -> str:
