@@ -68,9 +68,17 @@ class DataConfig(Parent):
     short_side: tuple[int, ...] = (800,)  # one value, or a range (low, high) to draw from in training
     short_side_choice: bool = False  # draw one of the values of short_side instead of from the range
     long_side: int = 1333
-    scale_jitter: tuple[float, float] = (1.0, 1.0)  # range of a further zoom in training; above 1 crops, below 1 pads
+    # range of a further zoom in training; above 1 crops, below 1 pads; (0.1, 2.0) is large-scale jitter
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
     color_jitter: float = 0.0  # strength of brightness, contrast, saturation changes
     flip: float = 0.5  # probability of a horizontal flip in training
+    random_crop: float = 0.0  # probability of SSD's crop around at least one box, before the resizing; 0.5 is common
+    blur: float = 0.0  # largest standard deviation of a Gaussian blur, in pixels
+    noise: float = 0.0  # largest standard deviation of Gaussian noise, where white is 255
+    mosaic: float = 0.0  # probability of four images around a point in the place of one
+    copy_boxes: float = 0.0  # probability of boxes of another image pasted in, as rectangles
+    mixup: float = 0.0  # probability of another image blended in, at about one half
+    repeat_factor: float = 0.0  # LVIS: images with a class in less than this fraction of them repeat; 0.001 there
     batch_size: int = 16  # images per step, over all devices and hosts
     eval_batch_size: int = 8
     max_boxes: int = 100

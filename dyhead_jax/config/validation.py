@@ -26,11 +26,14 @@ ABOVE_ZERO = (
     "run.max_to_keep", "run.shard_state", "evaluation.max_detections",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "data.min_box_side", "data.color_jitter", "data.workers", "optim.base_batch_size", "optim.backbone_rate",
-    "optim.offset_rate", "optim.bias_rate", "optim.weight_decay", "optim.warmup_steps", "optim.warmup_start",
-    "optim.clip_norm", "run.eval_every", "run.figure_images",
+    "seed", "data.min_box_side", "data.color_jitter", "data.blur", "data.noise", "data.workers",
+    "optim.base_batch_size", "optim.backbone_rate", "optim.offset_rate", "optim.bias_rate", "optim.weight_decay",
+    "optim.warmup_steps", "optim.warmup_start", "optim.clip_norm", "run.eval_every", "run.figure_images",
 )  # fmt: skip
-FRACTIONS = ("data.flip", "optim.momentum")  # from 0 to 1
+FRACTIONS = (
+    "data.flip", "data.random_crop", "data.mosaic", "data.copy_boxes", "data.mixup", "data.repeat_factor",
+    "optim.momentum",
+)  # from 0 to 1  # fmt: skip
 
 
 def validate(config: Config) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from dyhead_jax.data import coco_json, images
 from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import EncodedImages
@@ -23,6 +25,12 @@ class CocoSplit:
 
     def __len__(self) -> int:
         return len(self.index.file_names)
+
+    def box_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `source.Split.box_labels`."""
+        index = self.index
+        rows = np.repeat(np.arange(len(self)), np.diff(index.starts))
+        return rows[~index.crowd], index.labels[~index.crowd]
 
     def __getitem__(self, index: int) -> Example:
         """Decodes one image. Raises DataError when it is broken or not of the size that the index has."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from dyhead_jax.config import DataConfig
 from dyhead_jax.data import schedule
+from dyhead_jax.data.mixing import Mixer
 from dyhead_jax.data.schedule import Canvas, TrainSchedule, choose_canvases
 from dyhead_jax.data.source import NO_IMAGE, DataError, Split
 from dyhead_jax.data.transforms import EvalTransform, Placed, TrainTransform
@@ -32,7 +33,8 @@ class Loaded(NamedTuple):
 
     batch: images, and ground truth with sizes and with crowd boxes (mask and crowd are both True); image_ids: (b,)
     int64, NO_IMAGE in a padding row; scales: (b, 2) float32 (y, x), resized over original size; left_out: (b,) int32,
-    boxes of the image that the transforms or `max_boxes` removed.
+    boxes that the transforms or `max_boxes` removed. A row that is mixed of several images has id and scale of the
+    first, and counts the boxes of all.
     """
 
     batch: Batch
@@ -56,6 +58,9 @@ def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]
         raise DataError("the training split has no image with a box; data.skip_empty=False would train on empty images")
     if many := int((counts > data.max_boxes).sum()):
         notes.append(f"{many} images have more than data.max_boxes={data.max_boxes} boxes; the largest are kept")
+    if data.repeat_factor > 0:
+        mean = float(_repeat_factors(split, rows, data).mean())
+        notes.append(f"images of rare classes repeated (data.repeat_factor): {mean:.2f} times each a pass on average")
     return rows, notes
 
 
@@ -150,6 +155,9 @@ def train_batches(
     canvas_of = _canvas_of(split.sizes[rows], data)
     groups = tuple(rows[canvas_of == canvas] for canvas in range(len(data.canvases)))
     transform = TrainTransform(
+        random_crop=data.random_crop,
+        blur=data.blur,
+        noise=data.noise,
         short_side=tuple(data.short_side),
         short_side_choice=data.short_side_choice,
         long_side=data.long_side,
@@ -158,8 +166,13 @@ def train_batches(
         flip=data.flip,
         min_box_side=data.min_box_side,
     )
-    steps = TrainSchedule(groups, data.batch_size, seed)
-    load = _TrainLoader(split, steps, data.canvases, transform, own, data.max_boxes)
+    repeats = None
+    if data.repeat_factor > 0:
+        factors = _repeat_factors(split, rows, data)
+        repeats = tuple(factors[canvas_of == canvas] for canvas in range(len(data.canvases)))
+    steps = TrainSchedule(groups, data.batch_size, seed, repeats)
+    mixer = Mixer(split.__getitem__, rows, transform, data.mosaic, data.copy_boxes, data.mixup)
+    load = _TrainLoader(split, steps, data.canvases, mixer, own, data.max_boxes)
     return TrainIterator(load, start_step, data.workers)
 
 
@@ -186,7 +199,7 @@ class _TrainLoader:
     split: Split
     schedule: TrainSchedule
     canvases: tuple[Canvas, ...]
-    transform: TrainTransform
+    mixer: Mixer
     rows: range
     max_boxes: int
 
@@ -197,7 +210,7 @@ class _TrainLoader:
         placed: list[Placed | None] = []
         for row in self.rows:
             rng = np.random.default_rng([self.schedule.seed, 2, step, row])
-            placed.append(self.transform(self.split[int(images[row])], canvas, rng))
+            placed.append(self.mixer(int(images[row]), canvas, rng))
         return collate(placed, canvas, self.max_boxes)
 
 
@@ -253,6 +266,15 @@ def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Load
         left_out[row] = item.left_out + len(example.boxes) - n
     truth: Any = GroundTruth(boxes, labels, mask, crowd, sizes)  # type: ignore[arg-type]
     return Loaded(Batch(images, truth), image_ids, scales, left_out)  # type: ignore[arg-type]
+
+
+def _repeat_factors(split: Split, rows: np.ndarray, data: DataConfig) -> np.ndarray:
+    """(n,) of the rows of `split` to train on; see `schedule.repeat_factors`."""
+    of_box, labels = split.box_labels()
+    place = np.full(len(split), -1)
+    place[rows] = np.arange(len(rows))
+    trained = place[of_box] >= 0
+    return schedule.repeat_factors(place[of_box[trained]], labels[trained], len(rows), data.repeat_factor)
 
 
 def _own_rows(name: str, batch_size: int, process_index: int, process_count: int) -> range:

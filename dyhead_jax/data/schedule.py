@@ -4,6 +4,9 @@ Images are grouped by the canvas that fits them best. Each group is an endless s
 every pass, and is cut into batches. A batch at the end of a pass is filled up with the beginning of the next pass, so
 that no image is dropped or repeated within a pass. An epoch has the batches that its passes complete, in shuffled
 order. Any step can be computed without the steps before it.
+
+With repeat factors a pass shows image i r_i times on average: floor or ceil of r_i times, drawn anew for every pass, of
+the same length each.
 """
 
 from dataclasses import dataclass, field
@@ -37,16 +40,20 @@ class TrainSchedule:
     """Which images make up each training step.
 
     groups: for each canvas the images shown on it, (n_k,) int64 rows of the split each; batch_size: images of a step
-    over all hosts. Raises DataError when there is no image.
+    over all hosts; repeats: for each canvas how often a pass shows each image, (n_k,) of at least 1, None for once.
+    Raises DataError when there is no image.
     """
 
     groups: tuple[np.ndarray, ...]
     batch_size: int
     seed: int
+    repeats: tuple[np.ndarray, ...] | None = None
     _counts: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         counts = np.array([len(group) for group in self.groups], np.int64)
+        if self.repeats is not None:
+            counts = np.array([np.ceil(repeats.sum() - 1e-6) for repeats in self.repeats], np.int64)
         if not counts.sum():
             raise DataError("there is no image to train on")
         object.__setattr__(self, "_counts", counts)
@@ -80,8 +87,35 @@ class TrainSchedule:
         images = np.empty(self.batch_size, np.int64)
         for number in np.unique(passes):
             shuffled = _permutation(self.seed, int(number), group, int(self._counts[group]))
-            images[passes == number] = self.groups[group][shuffled[places[passes == number]]]
+            images[passes == number] = self._pass(group, int(number))[shuffled[places[passes == number]]]
         return images
+
+    def _pass(self, group: int, number: int) -> np.ndarray:
+        """The images of a group's pass, before they are shuffled."""
+        if self.repeats is None:
+            return self.groups[group]
+        # Systematic sampling: points at a distance of 1 on a line, along which each image is as long as it is to be
+        # repeated. So it gets floor or ceil of its length, and on average its length.
+        ends = np.cumsum(self.repeats[group])
+        ends *= self._counts[group] / ends[-1]
+        points = np.random.default_rng([self.seed, 3, number, group]).random() + np.arange(self._counts[group])
+        chosen = np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)
+        return self.groups[group][chosen]
+
+
+def repeat_factors(rows: np.ndarray, labels: np.ndarray, count: int, threshold: float) -> np.ndarray:
+    """How often each of `count` images is to be shown in a pass, (count,) float64 of at least 1.
+
+    rows, labels: (k,), the image and the class of every box. A class of a fraction f of the images has the factor
+    max(1, sqrt(threshold / f)), an image the largest of its classes. Source: LVIS, https://arxiv.org/abs/1908.03195.
+    """
+    factors = np.ones(count)
+    pairs = np.unique(np.stack([rows, labels], axis=1), axis=0)
+    classes, inverse, images = np.unique(pairs[:, 1], return_inverse=True, return_counts=True)
+    if len(classes):
+        of_class = np.maximum(1, np.sqrt(threshold * count / images))
+        np.maximum.at(factors, pairs[:, 0], of_class[inverse])
+    return factors
 
 
 @lru_cache(maxsize=16)

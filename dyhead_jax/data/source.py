@@ -65,6 +65,10 @@ class Split(Protocol):
         """(n,) int64, the boxes of every image that can be trained on: with an area, and not crowd."""
         ...
 
+    def box_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each box that can be trained on the row of its image and its label, (k,) int64 and (k,) int32."""
+        ...
+
     @property
     def notes(self) -> list[str]:
         """One line for each kind of thing left out or repaired, with its count."""

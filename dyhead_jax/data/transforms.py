@@ -1,4 +1,6 @@
-"""Geometry and colour of training and evaluation images: pure functions of an Example and a numpy Generator.
+"""Geometry of training and evaluation images, one at a time: pure functions of an Example and a numpy Generator.
+
+`colour` changes pixels only, `mixing` makes one image of several.
 
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the example's own image, continuous, the pixel in column 0 covers
 0 <= x < 1; scales and sizes are (height, width). Images stay uint8.
@@ -9,17 +11,16 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from dyhead_jax.data import colour
 from dyhead_jax.data.source import Example
-
-_LUMA = np.array([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
 
 
 @dataclass(slots=True)
 class Placed:
     """A transformed example, which fits into its canvas from the top-left corner on.
 
-    example: the image and its remaining boxes; scale: (y, x), resized size over original size; left_out: boxes that
-    were too small after the transforms, or whose centre a crop cut away.
+    example: the image and its remaining boxes; scale: (y, x), resized size over original size, or over the size of a
+    `random_crop`; left_out: boxes that were too small after the transforms, or whose centre a crop cut away.
     """
 
     example: Example
@@ -87,18 +88,29 @@ def drop_small(example: Example, min_side: float) -> tuple[Example, int]:
     return _keep(example, np.min(example.boxes[:, 2:] - example.boxes[:, :2], axis=1) >= min_side)
 
 
-def jitter_color(example: Example, strength: float, rng: np.random.Generator) -> Example:
-    """Brightness, contrast and saturation, each changed by a factor from 1 - strength to 1 + strength, in one pass.
+def random_crop(example: Example, rng: np.random.Generator) -> tuple[Example, int]:
+    """A random part of the image, and the number of boxes lost: those whose centre is outside.
 
-    The three are one affine map of a pixel's colour: saturation mixes it with its own grey, contrast with the image's
-    mean grey, brightness scales the result.
+    SSD's, as in torchvision's RandomIoUCrop: sides of 0.3 to 1 of the image's, an aspect ratio from 0.5 to 2, and at
+    least one box whose centre is inside and whose IoU with the part is at least a drawn one of 0, .1, .3, .5, .7, .9.
+    Without such a part in 40 tries, and without boxes, the image stays whole.
     """
-    brightness, contrast, saturation = rng.uniform(max(0.0, 1 - strength), 1 + strength, 3)
-    mean_gray = float(np.dot(_LUMA, cv2.mean(example.image)[:3]))
-    mix = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA[None, :], (3, 1))
-    shift = np.full((3, 1), brightness * (1 - contrast) * mean_gray)
-    image = cv2.transform(example.image, np.concatenate([brightness * contrast * mix, shift], axis=1))
-    return replace(example, image=image)
+    least = rng.choice((0.0, 0.1, 0.3, 0.5, 0.7, 0.9))
+    boxes = example.boxes[~example.crowd]
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    sides = np.array(example.image.shape[:2])
+    for _ in range(40 if len(boxes) else 0):
+        height, width = np.maximum(1, np.rint(sides * rng.uniform(0.3, 1.0, 2))).astype(int).tolist()
+        top, left = rng.integers(0, sides - (height, width) + 1).tolist()
+        if not 0.5 <= width / height <= 2:
+            continue
+        first, last = np.array([[left, top]]), np.array([[left + width, top + height]])
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = np.all((first <= centre) & (centre < last), axis=1)
+        common = np.prod(np.maximum(np.minimum(boxes[:, 2:], last) - np.maximum(boxes[:, :2], first), 0), axis=1)
+        if np.any(inside & (common / (areas + height * width - common) >= least)):
+            return crop(example, top, left, height, width)
+    return example, 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,10 +124,16 @@ class TrainTransform:
     color_jitter: float
     flip: float
     min_box_side: float
+    random_crop: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
     def __call__(self, example: Example, canvas: tuple[int, int], rng: np.random.Generator) -> Placed:
-        """Resizes, zooms (above 1 with a random crop to the canvas), flips and recolours; the result fits `canvas`
-        (h, w)."""
+        """Crops, resizes, zooms (above 1 with a random crop to the canvas), flips and recolours; the result fits
+        `canvas` (h, w). What is off draws no random number, so that switching it on is the only difference."""
+        lost = 0
+        if self.random_crop > 0 and rng.random() < self.random_crop:
+            example, lost = random_crop(example, rng)
         if self.short_side_choice:
             short = float(rng.choice(self.short_side))
         else:
@@ -126,15 +144,20 @@ class TrainTransform:
 
         original = example.image.shape[:2]
         size = resized_size((original[0], original[1]), short, self.long_side, canvas, zoom)
-        example, lost = resize(example, size), 0
+        example = resize(example, size)
         height, width = min(size[0], canvas[0]), min(size[1], canvas[1])
         if (height, width) != size:
             top, left = (int(c * (s - part + 1)) for c, s, part in zip(corner, size, (height, width), strict=True))
-            example, lost = crop(example, top, left, height, width)
+            example, cut = crop(example, top, left, height, width)
+            lost += cut
         if flips:
             example = flip(example)
         if self.color_jitter > 0:
-            example = jitter_color(example, self.color_jitter, rng)
+            example = replace(example, image=colour.jitter(example.image, self.color_jitter, rng))
+        if self.blur > 0:
+            example = replace(example, image=colour.blur(example.image, self.blur, rng))
+        if self.noise > 0:
+            example = replace(example, image=colour.noise(example.image, self.noise, rng))
         example, small = drop_small(example, self.min_box_side)
         return Placed(example, (size[0] / original[0], size[1] / original[1]), lost + small)
 

@@ -153,6 +153,40 @@ def test_hosts_together_see_what_one_sees(folder: Path, single: list[pipeline.Lo
         _assert_equal(jax.tree.map(lambda *rows: np.concatenate(rows), *own), single[step])
 
 
+_EVERYTHING = {
+    "random_crop": 0.5, "blur": 1.0, "noise": 5.0, "mosaic": 0.5, "copy_boxes": 0.5, "mixup": 0.5,
+    "repeat_factor": 0.9, "max_boxes": 9,
+}  # fmt: skip
+
+
+def test_with_all_that_is_random_resuming_and_hosts_are_exact(folder: Path) -> None:
+    config = _config(folder, **_EVERYTHING)
+    whole = _take(config, 6)
+    _assert_equal(_take(config, 2, start_step=4), whole[4:])
+    parts = [_take(config, 6, process_index=i, process_count=2) for i in range(2)]
+    for step in range(6):
+        own = [part[step] for part in parts]
+        _assert_equal(jax.tree.map(lambda *rows: np.concatenate(rows), *own), whole[step])
+    images = np.stack([loaded.batch.images for loaded in whole if loaded.batch.images.shape[1] == 32])
+    assert len(np.unique(images.reshape(-1, *images.shape[2:]), axis=0)) == images.shape[0] * 4
+    assert any(loaded.left_out.any() for loaded in whole)
+    _, notes = pipeline.train_images(_split(config), config)
+    assert any("rare classes repeated (data.repeat_factor): 1." in note for note in notes)
+
+
+def test_repeat_factor_shows_rare_classes_more_often(tmp_path: Path) -> None:
+    box = [2.0, 2.0, 9.0, 9.0]
+    content = write_split(tmp_path, "train", [(20, 30)] * 20, [[box]] * 20)
+    for record in content["annotations"]:
+        record["category_id"] = 3 if record["image_id"] == 104 else 7
+    rewrite(tmp_path, "train", content)
+    config = _config(tmp_path, repeat_factor=0.45)  # a class in one of 20 images: sqrt(.45 * 20) = 3
+    batches = pipeline.train_batches(_split(config), config, 0)
+    shown = np.concatenate([batches.image_ids(step) for step in range(11)])
+    assert np.count_nonzero(shown[:22] == 104) == np.count_nonzero(shown[22:44] == 104) == 3
+    assert sorted(set(shown[:22])) == list(range(100, 120))
+
+
 _WORKERS = """
 import json, multiprocessing, os, signal, sys
 from pathlib import Path

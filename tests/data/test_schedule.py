@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dyhead_jax.data.schedule import TrainSchedule, choose_canvases, eval_batches
+from dyhead_jax.data.schedule import TrainSchedule, choose_canvases, eval_batches, repeat_factors
 from dyhead_jax.data.source import DataError
 
 
@@ -85,3 +85,50 @@ def test_evaluation_has_every_image_once(batch: int) -> None:
     assert all(images.shape == (batch,) for _, images in batches)
     assert sorted(np.concatenate([images[images >= 0] for _, images in batches])) == list(range(9))
     assert all((canvas_of[images[images >= 0]] == canvas).all() for canvas, images in batches)
+
+
+def test_repeat_factors_are_those_of_lvis() -> None:
+    rng = np.random.default_rng(0)
+    labels_of = [
+        set(rng.choice(6, rng.integers(0, 4), p=[0.6, 0.2, 0.1, 0.06, 0.03, 0.01]).tolist()) for _ in range(50)
+    ]
+    rows = np.array([row for row, own in enumerate(labels_of) for _ in own for _ in range(2)], np.int64)
+    labels = np.array([label for own in labels_of for label in own for _ in range(2)])
+    for threshold in (0.0, 0.1, 0.5):
+        expected = []
+        for own in labels_of:
+            fractions = [sum(label in other for other in labels_of) / 50 for label in own]
+            expected.append(max([1.0, *(np.sqrt(threshold / share) for share in fractions)]))
+        np.testing.assert_allclose(repeat_factors(rows, labels, 50, threshold), expected)
+    np.testing.assert_array_equal(repeat_factors(rows[:0], labels[:0], 3, 0.5), np.ones(3))
+
+
+def test_repeated_images_come_floor_or_ceil_times_a_pass_and_right_on_average() -> None:
+    factors = np.array([1.0, 1.0, 2.3, 1.7, 3.0, 1.0, 1.25])
+    groups = (np.arange(10, 17), np.array([], np.int64), np.array([3, 4]))
+    repeats = (factors, np.zeros(0), np.array([1.0, 1.5]))
+    schedule = TrainSchedule(groups, 4, 5, repeats)
+    shown: dict[int, list[int]] = {0: [], 2: []}
+    for step in range(3000):
+        group, images = schedule.step(step)
+        shown[group] += images.tolist()
+    for group, own in ((0, factors), (2, repeats[2])):
+        length = int(np.ceil(own.sum()))
+        passes = len(shown[group]) // length
+        counts = np.array([
+            [shown[group][length * i : length * (i + 1)].count(row) for row in groups[group]] for i in range(passes)
+        ])  # fmt: skip
+        exact = own * length / own.sum()
+        assert ((counts == np.floor(exact)) | (counts == np.ceil(exact))).all()
+        np.testing.assert_allclose(counts.mean(0), exact, atol=0.06)
+    again = TrainSchedule(groups, 4, 5, repeats)
+    for step in (2999, 0, 1234):
+        np.testing.assert_array_equal(again.step(step)[1], schedule.step(step)[1])
+
+
+def test_factors_of_one_show_every_image_once() -> None:
+    plain = _schedule([7, 5], 4)
+    repeated = TrainSchedule(plain.groups, 4, 0, tuple(np.ones(len(group)) for group in plain.groups))
+    for step in range(30):
+        assert repeated.step(step)[0] == plain.step(step)[0]
+        np.testing.assert_array_equal(repeated.step(step)[1], plain.step(step)[1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dyhead_jax.data import transforms
+from dyhead_jax.data import colour, transforms
 from dyhead_jax.data.source import Example
 
 _PLAIN = {
@@ -119,25 +119,72 @@ def test_small_boxes_are_dropped_with_their_labels() -> None:
     np.testing.assert_array_equal(kept.labels, [5])
 
 
-def test_color_jitter_of_strength_zero_is_identity_and_keeps_boxes() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
-    example = Example(image, 1, "x", np.zeros((1, 4), np.float32), np.zeros(1, np.int32), np.zeros(1, bool))
-    same = transforms.jitter_color(example, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(same.image, image)
-    other = transforms.jitter_color(example, 0.4, np.random.default_rng(0))
-    assert other.image.dtype == np.uint8
-    assert np.abs(other.image.astype(int) - image).mean() > 3
+def test_random_crop_keeps_the_boxes_whose_centre_is_inside_and_counts_the_others() -> None:
+    rng = np.random.default_rng(0)
+    sizes = set()
+    for seed in range(100):
+        height, width = rng.integers(20, 80, 2).tolist()
+        corners = rng.uniform(0, 0.8, (5, 2)) * [width, height]
+        boxes = np.concatenate([corners, corners + rng.uniform(1, 0.2 * min(height, width), (5, 2))], 1)
+        crowd = np.array([False] * 4 + [True])
+        # Each pixel says where it was, so that the part can be found.
+        image = np.stack([*np.indices((height, width)), np.zeros((height, width))], -1).astype(np.uint8)
+        example = Example(image, 1, "x", boxes.astype(np.float32), np.arange(5, dtype=np.int32), crowd)
+        part, lost = transforms.random_crop(example, np.random.default_rng(seed))
+        (top, left), (rows, columns) = part.image[0, 0, :2].astype(int), part.image.shape[:2]
+        np.testing.assert_array_equal(part.image, image[top : top + rows, left : left + columns])
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - [left, top]
+        inside = ((centre >= 0) & (centre < [columns, rows])).all(1)
+        kept = set(part.labels[~part.crowd].tolist())
+        assert kept == set(np.flatnonzero(inside[:4]))
+        assert kept
+        assert lost == 5 - len(part.labels)
+        for box, label in zip(part.boxes, part.labels, strict=True):
+            moved = np.clip(boxes[label] - [left, top, left, top], 0, [columns, rows] * 2)
+            np.testing.assert_allclose(box, moved, atol=1e-4)
+        sizes.add((rows, columns) == (height, width))
+    assert sizes == {True, False}
+    empty, lost = transforms.random_crop(_keep_none(example), np.random.default_rng(0))
+    assert (empty.image.shape, lost) == (image.shape, 0)
 
 
-def test_color_jitter_is_the_three_steps_one_after_the_other() -> None:
-    image = np.random.default_rng(0).integers(90, 160, (20, 20, 3), np.uint8)
-    example = Example(image, 1, "x", np.zeros((1, 4), np.float32), np.zeros(1, np.int32), np.zeros(1, bool))
-    brightness, contrast, saturation = np.random.default_rng(7).uniform(0.8, 1.2, 3)
-    gray = (image @ np.array([0.299, 0.587, 0.114]))[:, :, None]
-    step = saturation * image + (1 - saturation) * gray
-    step = contrast * step + (1 - contrast) * gray.mean()
-    ours = transforms.jitter_color(example, 0.2, np.random.default_rng(7)).image
-    np.testing.assert_allclose(ours, np.clip(brightness * step, 0, 255), atol=1.0)
+def _keep_none(example: Example) -> Example:
+    return Example(example.image, 1, "x", np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
+
+
+def test_what_is_off_changes_nothing_and_draws_nothing() -> None:
+    """The transform before there were crops, blur and noise."""
+    fields = {**_PLAIN, "short_side": (30, 50), "scale_jitter": (0.6, 2.0), "flip": 0.5, "color_jitter": 0.3}
+    for seed in range(50):
+        example = _bright(45, 60, (20, 10, 50, 40))
+        rng = np.random.default_rng(seed)
+        short, zoom = rng.uniform(30, 50), float(np.exp(rng.uniform(*np.log((0.6, 2.0)))))
+        flips, corner = rng.random() < 0.5, rng.random(2)
+        size = transforms.resized_size((45, 60), short, 60, (48, 64), zoom)
+        expected = transforms.resize(example, size)
+        inner = min(size[0], 48), min(size[1], 64)
+        if inner != size:
+            start = [int(c * (s - part + 1)) for c, s, part in zip(corner, size, inner, strict=True)]
+            expected, _ = transforms.crop(expected, *start, *inner)
+        expected = transforms.flip(expected) if flips else expected
+        image = colour.jitter(expected.image, 0.3, rng)
+        boxes = transforms.drop_small(expected, 1.0)[0].boxes
+        placed = transforms.TrainTransform(**fields)(example, (48, 64), np.random.default_rng(seed))
+        np.testing.assert_array_equal(placed.example.image, image)
+        np.testing.assert_array_equal(placed.example.boxes, boxes)
+
+
+def test_all_that_is_random_together_follows_pixels() -> None:
+    on = {"random_crop": 0.5, "blur": 0.5, "noise": 4.0, "scale_jitter": (0.6, 2.0), "flip": 0.5}
+    transform = transforms.TrainTransform(**{**_PLAIN, **on})
+    kept = 0
+    for seed in range(100):
+        placed = transform(_bright(45, 60, (20, 10, 50, 40)), (48, 64), np.random.default_rng(seed))
+        assert len(placed.example.boxes) + placed.left_out == 1
+        kept += len(placed.example.boxes)
+        for box in placed.example.boxes:
+            np.testing.assert_allclose(box, _found(placed.example.image), atol=1.6)
+    assert kept > 70
 
 
 def test_training_follows_pixels_and_fits_the_canvas() -> None:
