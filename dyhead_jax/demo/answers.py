@@ -58,7 +58,7 @@ class Answers:
     def taps(
         self, encoded: bytes, point: tuple[float, float], level: int | None, box: Sequence[float] | None
     ) -> dict[str, Any]:
-        """Where each block samples for the cell of `level` at `point`; level None: by the size of `box`, see `level_of`.
+        """Where each block samples for the cell of `level` at `point`; level None: by the size of `box` (`level_of`).
 
         Samples are [x, y, weight]; "beside" counts those beside their map or the picture, which are left out, and
         "left_out" the lightest ones of a composition. Raises RecordError for a point or level that is not there.

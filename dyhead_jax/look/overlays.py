@@ -63,7 +63,8 @@ def block_taps(record: Record, taps: dict[str, Taps], point: tuple[float, float]
 def composed_taps(
     record: Record, steps: dict[str, list[Composed]], point: tuple[float, float], region: Region
 ) -> bytes:
-    """A row for each list of steps, by title, and a column for each number of blocks."""
+    """A row for each list of steps, by title, and a column for each number of blocks. Samples beside the picture or
+    their map are counted as beside."""
     columns = max(len(row) for row in steps.values())
     with _panels(len(steps), columns, 3.0, region) as (drawing, grid):
         for row, (title, own) in zip(grid, steps.items(), strict=True):
@@ -72,12 +73,10 @@ def composed_taps(
                 beside = _scatter(axes, record, step.taps, max(42 / number**2, 5))
                 _cross(axes, point)
                 last = "last block" if number == 1 else f"last {number} blocks"
-                axes.set_title(
-                    f"{title}, {last}: {len(step.taps.level)} samples"
-                    + _also(step.outside + beside, "beside the picture or map")
-                    + _also(step.left_out, "lighter ones not shown"),
-                    fontsize=7,
-                )
+                beside, lighter = beside + step.outside, step.left_out
+                counts = [f"{len(step.taps.level)} samples", f"{beside} beside" * bool(beside)]
+                counts.append(f"{lighter} lighter ones not shown" * bool(lighter))
+                axes.set_title(f"{title}, {last}\n" + ", ".join(filter(None, counts)), fontsize=7)
         _weight_bar(drawing, grid)
         return png(drawing)
 
@@ -123,7 +122,7 @@ def _heat(axes: Any, record: Record, stride: int, values: np.ndarray) -> None:
     low, high = float(on_picture.min()), float(np.percentile(on_picture, 99.5))
     extent = (0, on_picture.shape[1] * stride / record.scale[1], on_picture.shape[0] * stride / record.scale[0], 0)
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(on_picture, cmap="inferno", vmin=low, vmax=max(high, low + 1e-12), alpha=0.65, extent=extent)
+    axes.imshow(on_picture, cmap="inferno", vmin=low, vmax=max(high, low + 1e-12), alpha=0.6, extent=extent)
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
@@ -140,7 +139,7 @@ def _scatter(axes: Any, record: Record, taps: Taps, size: float) -> int:
 
 
 def _weight_bar(drawing: Figure, axes: Any) -> None:
-    drawing.colorbar(ScalarMappable(_RANGE, _COLORS), ax=axes, label="weight", aspect=30, pad=0.01)
+    drawing.colorbar(ScalarMappable(_RANGE, _COLORS), ax=axes, label="weight", aspect=30, pad=0.01, shrink=0.8)
 
 
 def _in_picture(points: np.ndarray, record: Record) -> np.ndarray:
