@@ -25,7 +25,7 @@ _WIDEST = 1600  # pixels of a photograph that is drawn whole
 
 def where(record: Record, point: tuple[float, float], box: Sequence[float] | None, region: Region) -> bytes:
     """The whole picture with the point, the box and the part that the pictures of taps show."""
-    with _panels(1, 1, 6.0, _whole(record)) as (drawing, ((axes,),)):
+    with _panels(1, 1, 4.2, _whole(record)) as (drawing, ((axes,),)):
         _photograph(axes, record, _whole(record))
         for corners, color, style in ((region, "white", "--"), (box, "#ffd166", "-")):
             if corners is not None:
@@ -49,13 +49,13 @@ def region_of(record: Record, taps: Sequence[Taps], point: tuple[float, float], 
 
 
 def block_taps(record: Record, taps: dict[str, Taps], point: tuple[float, float], region: Region) -> bytes:
-    """One panel for each kernel of a block. taps: by kind, see `look`."""
-    with _panels(1, len(taps), 3.4, region) as (drawing, (row,)):
+    """One panel for each kernel of a block. taps: by kind, see `look`. Samples beside the picture are counted."""
+    with _panels(1, len(taps), 2.3, region) as (drawing, (row,)):
         for axes, (kind, group) in zip(row, taps.items(), strict=True):
             _photograph(axes, record, region)
-            beside = _scatter(axes, record, group, 42)
+            beside = _scatter(axes, record, group, 26)
             _cross(axes, point)
-            axes.set_title(f"{KINDS[kind]}: {len(group.level)} samples" + _also(beside, "beside the picture"))
+            axes.set_title(f"{KINDS[kind]}: {len(group.level)} samples" + _also(beside, "beside"), fontsize=8)
         _weight_bar(drawing, row)
         return png(drawing)
 
@@ -66,17 +66,18 @@ def composed_taps(
     """A row for each list of steps, by title, and a column for each number of blocks. Samples beside the picture or
     their map are counted as beside."""
     columns = max(len(row) for row in steps.values())
-    with _panels(len(steps), columns, 3.0, region) as (drawing, grid):
+    with _panels(len(steps), columns, 2.4, region) as (drawing, grid):
         for row, (title, own) in zip(grid, steps.items(), strict=True):
             for number, (axes, step) in enumerate(zip(row, own, strict=True), 1):
                 _photograph(axes, record, region)
-                beside = _scatter(axes, record, step.taps, max(42 / number**2, 5))
+                beside = _scatter(axes, record, step.taps, max(26 / number**2, 4))
                 _cross(axes, point)
                 last = "last block" if number == 1 else f"last {number} blocks"
                 beside, lighter = beside + step.outside, step.left_out
-                counts = [f"{len(step.taps.level)} samples", f"{beside} beside" * bool(beside)]
-                counts.append(f"{lighter} lighter ones not shown" * bool(lighter))
-                axes.set_title(f"{title}, {last}\n" + ", ".join(filter(None, counts)), fontsize=7)
+                counts = [f"{beside} beside" * bool(beside), f"{lighter} lighter not shown" * bool(lighter)]
+                axes.set_title(
+                    f"{title}, {last}: {len(step.taps.level)} samples\n" + ", ".join(filter(None, counts)), fontsize=7
+                )
         _weight_bar(drawing, grid)
         return png(drawing)
 

@@ -29,14 +29,15 @@ _STYLE = """
   :root { --ink: #e4e7eb; --muted: #9aa5b1; --paper: #14181d; --card: #1d232a; --line: #313a44; }
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1rem 4rem; }
+main { max-width: 1140px; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 0 0 .2rem; }
 p { margin: 0 0 .6rem; max-width: 46rem; }
 .muted { color: var(--muted); font-size: .9rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 section { padding: 1.1rem; margin-top: 1.4rem; }
-figure { margin: .9rem 0 0; overflow-x: auto; }
+.pictures { display: flex; flex-wrap: wrap; gap: .9rem 1.4rem; align-items: start; margin-top: .9rem; }
+figure { margin: 0; max-width: 100%; overflow-x: auto; }
 figcaption { color: var(--muted); font-size: .9rem; position: sticky; left: 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 @media (max-width: 600px) { section { padding: .8rem; } img.wide { max-width: none; width: 820px; } }
@@ -51,8 +52,8 @@ def render(title: str, facts: Sequence[str], sections: Sequence[Section], notes:
         parts.append(f"<section><h2>{html.escape(section.title)}</h2><p>{html.escape(section.says)}</p>")
         if section.source:
             parts.append(f'<p class="muted">Source: {html.escape(section.source)}</p>')
-        parts += [_figure(picture) for picture in section.pictures]
-        parts.append("</section>")
+        figures = "\n".join(_figure(picture) for picture in section.pictures)
+        parts.append(f'<div class="pictures">{figures}</div></section>')
     if notes:
         items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
         parts.append(f"<section><h2>Not shown</h2><ul>{items}</ul></section>")
