@@ -127,10 +127,11 @@ class Model:
         return [merge([next(parts) for _ in own], own, threshold) if len(own) > 1 else next(parts) for own in cut]
 
     def _scored(self, images: Sequence[np.ndarray], score: float, batch_size: int) -> list[Boxes]:
-        every = detect_pictures(self._run, images, self.config.data, len(self.class_names), batch_size)
+        every = detect_pictures(self.run, images, self.config.data, len(self.class_names), batch_size)
         return [Boxes(*(array[boxes.scores >= np.float32(score)] for array in boxes)) for boxes in every]
 
-    def _run(self, images: np.ndarray, sizes: np.ndarray) -> Detections:
+    def run(self, images: np.ndarray, sizes: np.ndarray) -> Detections:
+        """Detections of images (b, h, w, 3) uint8 on their canvas, of sizes (b, 2) int32: see `batches.Detect`."""
         return self._program(images.shape)(self._variables, images, sizes)
 
     def _program(self, shape: tuple[int, ...]) -> Any:
