@@ -19,6 +19,7 @@ from dyhead_jax.evaluation.trained_model import InferenceModel, load_for_inferen
 from dyhead_jax.inference import pictures as reading
 from dyhead_jax.inference.batches import Boxes, detect_pictures
 from dyhead_jax.inference.objects import FoundObjects
+from dyhead_jax.inference.tiles import make_tiles, merge
 from dyhead_jax.training.steps import make_detect
 from dyhead_jax.types import Detections
 
@@ -48,19 +49,43 @@ class Model:
 
     @overload
     def __call__(
-        self, pictures: list[Picture] | tuple[Picture, ...], score: float = 0.3, *, batch_size: int | None = None
+        self,
+        pictures: list[Picture] | tuple[Picture, ...],
+        score: float = 0.3,
+        *,
+        batch_size: int | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> list[FoundObjects]: ...
 
     @overload
-    def __call__(self, pictures: Picture, score: float = 0.3, *, batch_size: int | None = None) -> FoundObjects: ...
+    def __call__(
+        self,
+        pictures: Picture,
+        score: float = 0.3,
+        *,
+        batch_size: int | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
+    ) -> FoundObjects: ...
 
-    def __call__(self, pictures: Any, score: float = 0.3, *, batch_size: int | None = None) -> Any:
+    def __call__(
+        self,
+        pictures: Any,
+        score: float = 0.3,
+        *,
+        batch_size: int | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
+    ) -> Any:
         """The objects scored `score` or more in a picture, best first; for a list or tuple of pictures a list.
 
         A picture is a path, a Pillow image, or an array (h, w, 3) uint8 RGB, of any size; files and Pillow images are
         first turned upright by their EXIF orientation. Those of a list that share a canvas of config.data.canvases go
         through the network together, batch_size at a time (None: that of the model); the program is compiled at the
         first picture of each canvas. Boxes equal those of evaluation with the same batch size.
+        tiles: pictures larger than this many pixels are also searched in square tiles of this side, which overlap by
+        the part `overlap` (see `inference.tiles`).
         Raises DataError, OSError or TypeError for a picture that cannot be read, ValueError for other numbers.
         """
         several = isinstance(pictures, list | tuple)
@@ -68,22 +93,45 @@ class Model:
             reading.read(picture, f"picture {number}" if several else "the picture")
             for number, picture in enumerate(pictures if several else [pictures])
         ]
-        found = self.detect(images, score, batch_size)
+        found = self.detect(images, score, batch_size=batch_size, tiles=tiles, overlap=overlap)
         results = [
             FoundObjects(*boxes, image=image, class_names=self.class_names, category_ids=self.category_ids)
             for boxes, image in zip(found, images, strict=True)
         ]
         return results if several else results[0]
 
-    def detect(self, images: Sequence[np.ndarray], score: float, batch_size: int | None = None) -> list[Boxes]:
+    def detect(
+        self,
+        images: Sequence[np.ndarray],
+        score: float,
+        *,
+        batch_size: int | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
+    ) -> list[Boxes]:
         """As a call, from pixels (h, w, 3) uint8 RGB to arrays."""
         if not 0 <= score <= 1:
             raise ValueError(f"score {score}: it must be from 0 to 1")
         size = self.batch_size if batch_size is None else _checked_batch(batch_size)
-        every = detect_pictures(self._run, images, self.config.data, len(self.class_names), size)
+        if tiles is None:
+            return self._scored(images, score, size)
+        cut = [make_tiles(image.shape[0], image.shape[1], tiles, overlap) for image in images]
+        parts = iter(
+            self._scored(
+                [image[t.y1 : t.y2, t.x1 : t.x2] for image, own in zip(images, cut, strict=True) for t in own],
+                score,
+                size,
+            )
+        )
+        threshold = self.config.evaluation.merge_threshold
+        return [merge([next(parts) for _ in own], own, threshold) if len(own) > 1 else next(parts) for own in cut]
+
+    def _scored(self, images: Sequence[np.ndarray], score: float, batch_size: int) -> list[Boxes]:
+        every = detect_pictures(self.run, images, self.config.data, len(self.class_names), batch_size)
         return [Boxes(*(array[boxes.scores >= np.float32(score)] for array in boxes)) for boxes in every]
 
-    def _run(self, images: np.ndarray, sizes: np.ndarray) -> Detections:
+    def run(self, images: np.ndarray, sizes: np.ndarray) -> Detections:
+        """Detections of images (b, h, w, 3) uint8 on their canvas, of sizes (b, 2) int32: see `batches.Detect`."""
         return self._program(images.shape)(self._variables, images, sizes)
 
     def _program(self, shape: tuple[int, ...]) -> Any:

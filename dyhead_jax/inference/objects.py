@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,12 @@ class FoundObjects:
         picture = visualize.draw(self.image, self.boxes, self.labels, self.scores, self.class_names)
         return Image.fromarray(picture)
 
+    def save(self, path: str | Path) -> None:
+        """Writes what `draw` returns as a .jpg, .png or .webp file, whole or not at all."""
+        from dyhead_jax.evaluation import visualize
+
+        visualize.save(np.asarray(self.draw()), path)
+
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id, bbox (x, y, width, height) and score of each object."""
         corners = self.boxes.astype(np.float64)
@@ -84,7 +91,7 @@ class FoundObjects:
     def to_supervision(self) -> Any:
         """A `supervision.Detections`. Raises ImportError without the extra `supervision`."""
         try:
-            import supervision
+            import supervision  # type: ignore[import-not-found]
         except ImportError as error:
             message = "to_supervision needs a package that is not installed: pip install 'dyhead-jax[supervision]'"
             raise ImportError(message) from error

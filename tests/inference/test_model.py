@@ -1,4 +1,4 @@
-"""`dyhead_jax.load`: the boxes of evaluation, from whatever people hand in, by several threads, compiled once a canvas."""
+"""`dyhead_jax.load`: the boxes of evaluation, whatever people hand in, from several threads, compiled once a canvas."""
 
 import subprocess
 import sys
@@ -14,6 +14,7 @@ import dyhead_jax
 from dyhead_jax.data.source import DataError, make_source
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.inference.tiles import make_tiles, merge
 from dyhead_jax.training.steps import make_detect
 from tests.inference import tiny_run
 
@@ -188,3 +189,15 @@ def test_other_files_are_refused(tmp_path):
     path.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"weights.pth is a file; give a folder"):
         dyhead_jax.load(path)
+
+
+def test_tiles_are_pictures_of_their_own(model):
+    image = tiny_run.noise(70, 130)
+    tiles = make_tiles(70, 130, 48, 0.2)
+    assert len(tiles) == 1 + 2 * 4
+    parts = model.detect([image[t.y1 : t.y2, t.x1 : t.x2] for t in tiles], 0.5)
+    expected = merge(parts, tiles, model.config.evaluation.merge_threshold)
+    found = model([image, tiny_run.noise(20, 20)], 0.5, tiles=48)
+    same(found[0], expected)
+    same(found[1], model(tiny_run.noise(20, 20), 0.5))
+    assert found[0].image.shape == (70, 130, 3)
