@@ -19,6 +19,9 @@ def _main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run, or an exported folder")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0: any free one (default: 8000)")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
+    )
     options = command.parse(parser)
     command.no_overrides(options)
     if not 0 <= options.port <= 65535:
@@ -28,7 +31,7 @@ def _main() -> None:
     from dyhead_jax.demo.server import HOST, Server
     from dyhead_jax.evaluation.trained_model import load_for_inference
 
-    answers = Answers(load_for_inference(options.workdir, options.step))
+    answers = Answers(load_for_inference(options.workdir, options.step, trust=options.trust))
     try:
         server = Server(answers, options.port)
     except OSError as error:

@@ -30,6 +30,9 @@ def _main() -> None:
     parser.add_argument(
         "--level", type=int, help="level of the pyramid, 0 the finest (default: by the size of the best detection)"
     )
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
+    )
     options = command.parse(parser)
     command.no_overrides(options)
     point = None if options.point is None else _point(options.point)
@@ -40,9 +43,11 @@ def _main() -> None:
 
     image = read(options.image)
 
+    from dyhead_jax.evaluation.trained_model import load_for_inference
     from dyhead_jax.look.write import write
 
-    print(write(options.workdir, options.step, image, options.image, options.out, point, options.level))
+    loaded = load_for_inference(options.workdir, options.step, trust=options.trust)
+    print(write(loaded, image, options.image, options.out, point, options.level))
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyhead_jax.evaluation.trained_model import load_for_inference
+from dyhead_jax.evaluation.trained_model import InferenceModel
 from dyhead_jax.files import write_atomic
 from dyhead_jax.inference.model import Model
 from dyhead_jax.look.page import render
@@ -16,8 +16,7 @@ PAGE = "index.html"
 
 
 def write(
-    workdir: Path,
-    step: int | None,
+    loaded: InferenceModel,
     image: np.ndarray,
     source: Path,
     out: Path,
@@ -28,9 +27,8 @@ def write(
 
     source: the file that the image came from, which is not overwritten. point: (x, y) in pixels of the image; None: the
     centre of the best detection, or of the image without one. level: 0 is the finest; None: by the size of the
-    detection. Raises RecordError for a point or level that is not there, and what loading raises.
+    detection. Raises RecordError for a point or level that is not there, and for a model without DyHead blocks.
     """
-    loaded = load_for_inference(workdir, step)
     found = Model(loaded)(image, 0.0)
     record = Recorder(loaded)(image)
     box = found.boxes[0].tolist() if len(found) and point is None else None

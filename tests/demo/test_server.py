@@ -215,7 +215,7 @@ def run(monkeypatch, capsys, *arguments):
 
 
 def test_wrong_arguments_are_one_line(monkeypatch, capsys, server):
-    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step: None)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step, trust: None)
     monkeypatch.setattr("dyhead_jax.demo.answers.Answers", lambda loaded: FixedAnswers())
     code, out, err = run(monkeypatch, capsys, "--port", 70000)
     assert (code, out, err) == (2, "", "error: --port 70000: it must be from 0 to 65535\n")
@@ -225,7 +225,7 @@ def test_wrong_arguments_are_one_line(monkeypatch, capsys, server):
 
 
 def test_the_command_says_where_and_ends_by_ctrl_c(monkeypatch, capsys):
-    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step: None)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step, trust: None)
     monkeypatch.setattr("dyhead_jax.demo.answers.Answers", lambda loaded: FixedAnswers())
 
     def interrupted(server):

@@ -13,6 +13,7 @@ from flax import linen as nn
 from PIL import Image
 
 from dyhead_jax import command
+from dyhead_jax.evaluation import trained_model
 from dyhead_jax.inference.objects import FoundObjects
 from dyhead_jax.look import __main__ as look
 from dyhead_jax.look import overlays, report, write
@@ -30,7 +31,7 @@ def loaded():
 @pytest.fixture
 def folder(tmp_path, monkeypatch, loaded):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(write, "load_for_inference", lambda workdir, step: loaded)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda workdir, step, trust: loaded)
     found(monkeypatch, [[10, 20, 40, 60], [0, 0, 5, 5]])
     pixels = np.random.default_rng(0).integers(0, 256, (90, 50, 3), np.uint8)
     Image.fromarray(pixels).save("a <b> photo.png")

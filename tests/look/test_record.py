@@ -1,5 +1,8 @@
 """What is recorded is what the attentions compute with, and recording changes nothing else."""
 
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from dyhead_jax.dyhead import DyHead, SpatialAttention
+from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets
 from dyhead_jax.look.record import KINDS as KERNELS
 from dyhead_jax.look.record import Recorder, RecordError, each_block, read_block
 from tests.detectors.kinds import KINDS
@@ -52,6 +56,21 @@ def test_programs_are_the_same_without_a_collector(form, pyramid, params, monkey
     with_recording = programs()
     monkeypatch.setattr(nn.Module, "sow", lambda *arguments, **options: False)
     assert programs() == with_recording
+
+
+@pytest.mark.parametrize("coarse_offsets", list(CoarseOffsets))
+def test_a_collector_adds_results_and_no_operation(coarse_offsets, pyramid, params):
+    head = DyHead(2, C, norm_groups=4, coarse_offsets=coarse_offsets)
+
+    def operations(mutable):
+        program = jax.jit(lambda v, x: head.apply(v, x, mutable=mutable)).lower({"params": params}, pyramid)
+        return Counter(re.findall(r"stablehlo\.\w+", program.as_text())), len(jax.tree.leaves(program.out_info))
+
+    without, results = operations(False)
+    collected, more_results = operations(["intermediates"])
+    assert collected == without
+    # by block: offsets and weights of 3 + 2 + 2 maps, 2 + 3 + 2 weights of candidates, 4 coefficients of 3 levels
+    assert more_results == results + 2 * (2 * 7 + 7 + 4 * 3)
 
 
 def record(head, variables, pyramid):
