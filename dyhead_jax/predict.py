@@ -1,11 +1,11 @@
-"""Runs a trained model on image files: pictures with boxes, and a COCO results file.
+"""Runs a trained model on pictures and videos: copies with boxes, and what was found as JSON and as a table.
 
 python -m dyhead_jax.predict --help
 """
 
-import json
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,194 +13,163 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax import command
-from dyhead_jax.data import images, pictures
-from dyhead_jax.data.schedule import choose_canvases
-from dyhead_jax.data.source import DataError, Example
-from dyhead_jax.data.transforms import EvalTransform
-from dyhead_jax.evaluation.average_precision import Result
-from dyhead_jax.evaluation.split import to_results
-from dyhead_jax.files import write_atomic
-from dyhead_jax.types import Detections
+from dyhead_jax.data.source import DataError
+from dyhead_jax.inference import inputs, pictures
+from dyhead_jax.inference.inputs import PredictError
+from dyhead_jax.inference.results import Results, check_writable, output_names
+from dyhead_jax.inference.video import Video, write_video
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of image files in a folder
+# (pictures (h, w, 3) uint8 RGB) -> the FoundObjects of each
+Find = Callable[[list[np.ndarray]], Sequence[Any]]
 
+DESCRIPTION = """\
+Detects objects in pictures and videos with a trained model.
 
-class PredictError(ValueError):
-    """The inputs cannot be predicted; the message names the file or folder."""
+An input is an image or video file, a folder (with its sub-folders) of images, or a pattern in quotes. Photographs are
+turned upright by their EXIF orientation. Writes into the folder --out:
+  <name>_boxes.jpg    each picture with its boxes; <name>_boxes.mp4 of a video
+  detections.json     COCO results; image_id counts the pictures, and the frames of videos, from 1
+  detections.csv      the same as a table, with corners x1 y1 x2 y2 in pixels
+  images.json         file name, size and picture of each image, and the categories
+Pictures that an earlier prediction drew are no inputs. A file that cannot be read is reported; the others are still
+processed, and the exit code is 1."""
 
-
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files in a list of files and folders, without duplicates, in the given order.
-
-    A folder stands for its image files sorted by name, without sub-folders; a file is taken whatever its suffix. A file
-    that does not exist is kept, and reported when it is read. Raises PredictError for a folder without images.
-    """
-    by_path: dict[Path, Path] = {}
-    for path in map(Path, inputs):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not inside:
-                raise PredictError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
-        else:
-            inside = [path]
-        for image in inside:
-            by_path.setdefault(image.resolve(), image)
-    return list(by_path.values())
-
-
-def picture_names(paths: Sequence[Path], folder: Path) -> list[str]:
-    """The name of each image's picture in `folder`: <stem>_boxes.jpg, with a number added if an earlier picture or an
-    input file has that name."""
-    taken = {str(path.resolve()).casefold() for path in paths}
-    names = []
-    for path in paths:
-        number, name = 1, f"{path.stem}_boxes.jpg"
-        while str((folder / name).resolve()).casefold() in taken:
-            number += 1
-            name = f"{path.stem}_boxes_{number}.jpg"
-        taken.add(str((folder / name).resolve()).casefold())
-        names.append(name)
-    return names
-
-
-def predict(
-    detect: Callable[[np.ndarray, np.ndarray], Detections],
-    image: np.ndarray,
-    transform: EvalTransform,
-    canvases: tuple[tuple[int, int], ...],
-    category_ids: Sequence[int],
-    image_id: int = 1,
-) -> list[Result]:
-    """COCO results of one image, resized and padded as in evaluation; boxes in pixels of `image`, best first.
-
-    detect: (images (1, h, w, 3) uint8, sizes (1, 2) int32) -> Detections; it sees one shape per canvas (h, w), so a
-    jitted one compiles once for each. image: (h, w, 3) uint8 RGB.
-    """
-    example = Example(
-        image=image,
-        image_id=image_id,
-        file_name="",
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int32),
-        crowd=np.zeros(0, bool),
-    )
-    size = image.shape[0], image.shape[1]
-    short_side = max(transform.short_side)
-    canvas = canvases[int(choose_canvases(np.array([size]), canvases, short_side, transform.long_side)[0])]
-    placed = transform(example, canvas)
-    height, width = placed.example.image.shape[:2]
-    padded = np.zeros((1, *canvas, 3), np.uint8)
-    padded[0, :height, :width] = placed.example.image
-    detections = detect(padded, np.array([[height, width]], np.int32))
-    scales = np.array([placed.scale], np.float64)
-    return to_results(detections, np.array([image_id]), scales, category_ids, np.array([size]))
+EXAMPLES = """\
+  python -m dyhead_jax.predict --workdir runs/mine --out found photo.jpg
+  python -m dyhead_jax.predict --workdir runs/mine --out found --score 0.5 folder/ 'holiday/**/*.jpg' clip.mp4
+  python -m dyhead_jax.predict --workdir runs/mine --out found --tiles 640 --overlap 0.2 aerial.tif
+  python -m dyhead_jax.predict --workdir exported --out found --batch 16 folder/"""
 
 
 def predict_files(
-    paths: Sequence[Path],
-    out: Path,
-    predict_image: Callable[[np.ndarray, int], list[Result]],
-    class_names: Sequence[str],
-    category_ids: Sequence[int],
-    score: float,
-) -> tuple[list[Result], list[str]]:
-    """Predicts image files and writes into `out` a picture of each, detections.json and images.json.
+    paths: Sequence[Path], out: Path, find: Find, results: Results, batch_size: int
+) -> tuple[int, list[str]]:
+    """Predicts files and writes into `out` a copy of each with boxes, and `results`.
 
-    predict_image: (image, image id) -> COCO results; those scored below `score` are dropped everywhere.
-    image_id counts the inputs from 1. detections.json is a list of COCO results with `file_name` added; images.json is
-    the matching COCO object, with `file_name`, `height`, `width` and `picture` of each image that could be read.
-    Returns (results, one error line for each image that could not be read).
-    Raises PredictError, before writing anything, if an input file would be overwritten.
+    Pictures are read and found `2 * batch_size` at a time, so that those that share a canvas can go together.
+    Returns (number of files that were read, one line for each that could not, or for a video that was not written).
+    Raises PredictError, before writing anything, if a file that is not of a prediction would be overwritten.
     """
-    inputs = {path.resolve() for path in paths}
-    for name in ("detections.json", "images.json"):
-        if (out / name).resolve() in inputs:
-            raise PredictError(f"{out / name}: is an input file and would be overwritten; give another folder")
+    check_writable(paths, out)
     out.mkdir(parents=True, exist_ok=True)
-    label_of = {category: label for label, category in enumerate(category_ids)}
-    results: list[Result] = []
-    records: list[dict[str, Any]] = []
     errors: list[str] = []
-    names = picture_names(paths, out)
-    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for image_id, (path, name) in enumerate(zip(paths, names, strict=True), 1):
-            try:
-                image = images.decode(path.read_bytes(), str(path))
-            except (DataError, OSError) as error:
-                errors.append(command.one_line(error))
-                bar.update()
-                continue
-            kept = [result for result in predict_image(image, image_id) if result["score"] >= score]
-            height, width = image.shape[:2]
-            corners = [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in kept)]
-            picture = pictures.draw(
-                image,
-                np.array(corners, np.float64).reshape(-1, 4),
-                np.array([label_of[result["category_id"]] for result in kept], int),
-                np.array([result["score"] for result in kept]),
-                class_names,
-            )
-            pictures.save(picture, out / name)
-            results += [{**result, "file_name": str(path)} for result in kept]
-            record = {"id": image_id, "file_name": str(path), "height": height, "width": width, "picture": name}
-            records.append(record)
-            bar.update()
-    categories = [{"id": i, "name": name} for i, name in zip(category_ids, class_names, strict=True)]
-    listing = {"images": records, "annotations": [], "categories": categories}
-    write_atomic(out / "detections.json", json.dumps(results).encode())
-    write_atomic(out / "images.json", json.dumps(listing, indent=1).encode())
-    return results, errors
+    ids = itertools.count(1)
+    done = 0
+    names = output_names(paths, out)
+    with tqdm(total=len(paths), unit="file", disable=not sys.stderr.isatty(), leave=False) as bar:
+        for is_video, group in itertools.groupby(zip(paths, names, strict=True), lambda pair: inputs.is_video(pair[0])):
+            for part in _chunks(group, 1 if is_video else 2 * batch_size):
+                if is_video:
+                    path, name = part[0]
+                    done += _predict_video(path, name, out, find, results, ids, errors, 2 * batch_size)
+                else:
+                    done += _predict_pictures(part, out, find, results, ids, errors)
+                bar.update(len(part))
+    results.write(out)
+    return done, errors
+
+
+def _predict_pictures(part: Any, out: Path, find: Find, results: Results, ids: Any, errors: list[str]) -> int:
+    read: list[tuple[Path, str, int, np.ndarray]] = []
+    for path, name in part:
+        image_id = next(ids)
+        try:
+            read.append((path, name, image_id, pictures.read(path)))
+        except (DataError, OSError) as error:
+            errors.append(command.one_line(error))
+    every = find([image for *_, image in read])
+    for (path, name, image_id, _), found in zip(read, every, strict=True):
+        found.save(out / name)
+        results.add(path, image_id, found, name)
+    return len(read)
+
+
+def _predict_video(
+    path: Path, name: str, out: Path, find: Find, results: Results, ids: Any, errors: list[str], size: int
+) -> int:
+    try:
+        video = Video(path)
+    except PredictError as error:
+        errors.append(command.one_line(error))
+        return 0
+    number = 0
+    show = sys.stderr.isatty()
+    with video, write_video(out / name, video.rate) as writer:
+        frames = tqdm(video, total=video.count or None, unit="frame", desc=path.name, leave=False, disable=not show)
+        for part in _chunks(frames, size):
+            for found in find(part):
+                writer.add(np.asarray(found.draw()))
+                results.add(path, next(ids), found, name, number)
+                number += 1
+    if not writer.works:
+        results.forget_picture(name)
+    if number == 0:
+        errors.append(f"{path}: no frame of this video can be read")
+    elif not writer.works:
+        errors.append(f"{out / name}: OpenCV here cannot write this video; what was found is in detections.json")
+    elif number < video.count:
+        print(f"{path}: {number} frames could be read; the file claims {video.count}")
+    return int(number > 0)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while part := list(itertools.islice(iterator, size)):
+        yield part
 
 
 def _main() -> int:
-    parser = command.parser(
-        "python -m dyhead_jax.predict",
-        "Detects objects in image files with a trained model.\n\n"
-        "Writes into the folder --out: <name>_boxes.jpg for each image, detections.json (COCO results; image_id\n"
-        "counts the inputs from 1) and images.json (file name, size and picture of each image, and the categories).\n"
-        "An image that cannot be read is reported; the others are still processed, and the exit code is 1.",
-        "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures photo.jpg\n"
-        "  python -m dyhead_jax.predict --workdir /tmp/run --out /tmp/pictures --score 0.5 folder/ other/*.png",
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run")
+    parser = command.parser("python -m dyhead_jax.predict", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run, or an exported folder")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the pictures and JSON files; created if missing"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is written; created if missing")
     parser.add_argument("--score", type=float, default=0.3, help="minimum score of a box; 0 keeps all (default: 0.3)")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    parser.add_argument(
+        "--batch", type=int, help="pictures that go through the network together (default: 8, or 1 on a CPU)"
+    )
+    parser.add_argument("--tiles", type=int, metavar="SIDE", help="also search large pictures in tiles of SIDE pixels")
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="part of a tile's side that its neighbour repeats (default: 0.2)"
+    )
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, video files, folders, patterns")
     options = command.parse(parser)
     command.no_overrides(options)
     if not 0 <= options.score <= 1:
         raise command.UsageError(f"--score {options.score}: it must be from 0 to 1")
+    if not 0 <= options.overlap < 1:
+        raise command.UsageError(f"--overlap {options.overlap}: it must be from 0 to below 1")
+    for name in ("batch", "tiles"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise command.UsageError(f"--{name} {getattr(options, name)}: it must be 1 or more")
     if options.out.exists() and not options.out.is_dir():
         raise PredictError(f"--out {options.out}: is a file; give a folder")
-    paths = find_images(options.images)
+    found = inputs.find(options.inputs)
+    check_writable(found.paths, options.out)
 
     import jax  # the model takes seconds to import; wrong arguments are reported before that
 
-    from dyhead_jax.evaluation.trained_model import load_for_inference
-    from dyhead_jax.training.steps import make_detect
+    from dyhead_jax.inference import model as inference
 
-    loaded = load_for_inference(options.workdir, options.step)
-    data = loaded.config.data
-    compiled = jax.jit(make_detect(loaded.model))
-    variables = jax.device_put(loaded.variables)
-    transform = EvalTransform(short_side=data.short_side, long_side=data.long_side)
+    batch_size = options.batch or (1 if jax.default_backend() == "cpu" else 8)
+    model = inference.load(options.workdir, options.step, batch_size=batch_size, trust=options.trust)
 
-    def predict_image(image: np.ndarray, image_id: int) -> list[Result]:
-        def detect(padded: np.ndarray, sizes: np.ndarray) -> Detections:
-            return compiled(variables, padded, sizes)
+    def find(images: list[np.ndarray]) -> Sequence[Any]:
+        return model(images, options.score, tiles=options.tiles, overlap=options.overlap)
 
-        return predict(detect, image, transform, data.canvases, loaded.category_ids, image_id)
-
-    results, errors = predict_files(
-        paths, options.out, predict_image, loaded.class_names, loaded.category_ids, options.score
-    )
+    results = Results(model.class_names, model.category_ids)
+    done, errors = predict_files(found.paths, options.out, find, results, batch_size)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    done = len(paths) - len(errors)
-    print(f"{done} of {len(paths)} images, {len(results)} boxes scored {options.score:g} or more, in {options.out}")
+    kind = "files" if any(map(inputs.is_video, found.paths)) else "images"
+    print(
+        f"{done} of {len(found.paths)} {kind}, {len(results.results)} boxes scored {options.score:g} or more,"
+        f" in {options.out}"
+    )
+    for kind, number in found.left_out.items():
+        print(f"left out: {number} {kind}")
     return 1 if errors else 0
 
 

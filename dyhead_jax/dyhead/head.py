@@ -161,7 +161,7 @@ class DyHead(nn.Module):
                 raise ValueError(f"scan over blocks: level {level} has {x.shape[-1]} channels, not {self.features}")
         scan = nn.scan(
             lambda module, carry, _: (over(valid, module)([merged(x) for x in carry]), None),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             length=self.num_blocks,
         )

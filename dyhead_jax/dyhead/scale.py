@@ -27,8 +27,11 @@ class ScaleAttention(nn.Module):
         """candidates: maps (b, h, w, c) of one level; valid: see `valid_area`. Returns (b, h, w, c)."""
         gate = nn.Dense(1, kernel_init=nn.initializers.normal(0.01), name="gate")
         total: Any = 0.0
+        weights = []
         for f in candidates:
             weight = hard_sigmoid(nn.relu(gate(pooled(f, valid))), self.lineage)
+            weights.append(weight)
             by_channel = jnp.broadcast_to(weight.astype(f.dtype), (f.shape[0], f.shape[3]))
             total = total + spread(by_channel, (f.shape[1], f.shape[2])) * f
+        self.sow("intermediates", "weights", weights)  # for `look`
         return total / len(candidates)

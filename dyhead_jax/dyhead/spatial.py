@@ -101,6 +101,7 @@ class SpatialAttention(nn.Module):
         return offsets, masks
 
     def _call(self, kind: str, maps, levels: Sequence[int], offsets, masks, stride: int) -> Call:
+        self.sow("intermediates", kind, {"offsets": list(offsets), "weights": list(masks)})  # for `look`
         c_in = maps[0].shape[-1]
         kernel = self.param(f"{kind}_kernel", torch_uniform(TAPS * c_in), (3, 3, c_in, self.features))
         bias = self.param(f"{kind}_bias", nn.initializers.zeros, (self.features,)) if self.dcn_bias else None

@@ -37,5 +37,7 @@ class TaskAttention(nn.Module):
         expanded = dense(4 * channels, hidden, "expand")(squeezed)
         theta = hard_sigmoid(expanded, self.lineage) - 0.5
         a1, b1, a2, b2 = jnp.split(theta.astype(x.dtype), 4, axis=-1)
-        a1, b1, a2, b2 = (spread(v, (x.shape[1], x.shape[2])) for v in (a1 * 2 + 1, b1, a2 * 2, b2))
+        coefficients = {"a1": a1 * 2 + 1, "b1": b1, "a2": a2 * 2, "b2": b2}
+        self.sow("intermediates", "coefficients", coefficients)  # for `look`
+        a1, b1, a2, b2 = (spread(v, (x.shape[1], x.shape[2])) for v in coefficients.values())
         return jnp.maximum(x * a1 + b1, x * a2 + b2)

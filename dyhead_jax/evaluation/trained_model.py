@@ -1,6 +1,7 @@
-"""Loads a trained model from the workdir of a run."""
+"""Loads a trained model: from the workdir of a run, or from a folder that was exported from one."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 
 from dyhead_jax import detectors
 from dyhead_jax.config import Config, from_json
-from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
+from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
 
 
@@ -25,13 +26,36 @@ class InferenceModel:
     step: int
 
 
-def load_for_inference(workdir: str | Path, step: int | None = None) -> InferenceModel:
-    """The model of a run, with averaged weights if config.optim.ema is on. step: of a checkpoint; None is the latest.
+def load_for_inference(source: str | Path, step: int | None = None, *, trust: Sequence[str] = ()) -> InferenceModel:
+    """The model of a run, with averaged weights if config.optim.ema is on, or of an exported folder.
 
-    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken.
+    source: a workdir, or what `exported_folder.find` takes for an exported folder. step: of a checkpoint of a workdir;
+    None is the latest. trust: packages beside this one whose classes the config of an exported folder may name.
+    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, and ExportedFolderError.
     """
-    folder = Path(workdir) / "checkpoints"
-    if not Path(workdir).is_dir():
+    folder = exported_folder.find(source)
+    if folder is None:
+        return _load_workdir(Path(source), step)
+    if step is not None:
+        raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
+    exported = exported_folder.read(folder, trust)
+    model = detectors.build(exported.config.model)
+    like = _shapes(model, exported.config)
+    return InferenceModel(
+        config=exported.config,
+        model=model,
+        variables=exported_folder.fill(like, exported.arrays, folder),
+        class_names=exported.class_names,
+        category_ids=exported.category_ids,
+        step=exported.step,
+    )
+
+
+def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
+    from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints  # an exported folder needs no Orbax
+
+    folder = workdir / "checkpoints"
+    if not workdir.is_dir():
         raise CheckpointError(f"{workdir}: no such folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; is {workdir} the workdir of a run?")
@@ -50,8 +74,7 @@ def load_for_inference(workdir: str | Path, step: int | None = None) -> Inferenc
             raise CheckpointError(f"{where} has no {', '.join(missing)}")
         config = from_json(json.dumps(meta["config"]), where)
         model = detectors.build(config.model)
-        like = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))
-        variables = checkpoints.variables(step, like, average=config.optim.ema > 0)
+        variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
     return InferenceModel(
         config=config,
         model=model,
@@ -60,3 +83,7 @@ def load_for_inference(workdir: str | Path, step: int | None = None) -> Inferenc
         category_ids=tuple(meta["category_ids"]),
         step=step,
     )
+
+
+def _shapes(model: Any, config: Config) -> Any:
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))

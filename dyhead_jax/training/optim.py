@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 
@@ -54,7 +55,7 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 
 def describe_longer(optim: OptimConfig, before: int, now: int, step: int) -> str:
     """What becomes of the learning rate where a run of `before` steps, now at `step`, is trained for `now` steps."""
-    old, new = (float(make_schedule(optim, steps)(step)) for steps in (before, now))
+    old, new = (float(np.asarray(make_schedule(optim, steps)(step))) for steps in (before, now))
     if old == new and optim.schedule == Schedule.CONSTANT:
         return f"{now} steps in place of {before}; the learning rate is constant, so nothing else changes"
     return (

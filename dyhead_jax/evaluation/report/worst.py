@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dyhead_jax import command
+from dyhead_jax.data import pictures
 from dyhead_jax.data.source import DataError
-from dyhead_jax.evaluation import visualize
 from dyhead_jax.evaluation.report.columns import Columns
 from dyhead_jax.evaluation.report.confusion import Confusion
 
@@ -82,7 +82,7 @@ def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | 
     if read is None:
         return result
     try:
-        image, scale = visualize.fit(read(result.image_id, result.file_name), SIDE)
+        image, scale = pictures.fit(read(result.image_id, result.file_name), SIDE)
     except (DataError, OSError) as error:
         return replace(result, problem=command.one_line(error))
     predicted, true = _corners(table.box[found]) * scale, _corners(table.truth_box[truth]) * scale
@@ -93,8 +93,8 @@ def picture(table: Columns, confusion: Confusion, row: int, read: ReadPicture | 
     true_names = [*names, *(f"{name} (crowd)" for name in names)]
     return replace(
         result,
-        predicted=visualize.draw(hatched, predicted, table.label[found], table.score[found], names),
-        true=visualize.draw(_hatch(image, true[overlooked]), true, label, None, true_names),
+        predicted=pictures.draw(hatched, predicted, table.label[found], table.score[found], names),
+        true=pictures.draw(_hatch(image, true[overlooked]), true, label, None, true_names),
     )
 
 

@@ -1,0 +1,106 @@
+"""The pictures and videos behind the files, folders and patterns that somebody names."""
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of image files in a folder
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+LISTING = "images.json"  # written beside the pictures with boxes; its "pictures" names them
+
+
+class PredictError(ValueError):
+    """The inputs cannot be predicted; the message names the file, folder or pattern."""
+
+
+@dataclass
+class Inputs:
+    """Image and video files in order, each once, and what was left out: kind -> number."""
+
+    paths: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def find(inputs: Iterable[str | Path]) -> Inputs:
+    """The image and video files in a list of files, folders and patterns, in the given order.
+
+    A folder stands for the image files in it and its sub-folders, sorted by path; a pattern (*, ?, [a-z], and ** for
+    any sub-folders) for the image and video files that match, sorted; a file is taken whatever its suffix. Left out of
+    folders and patterns, and counted: pictures that an earlier prediction drew (see LISTING), videos (of folders),
+    hidden files and files of other kinds. A file that does not exist is kept, and reported when it is read.
+    Raises PredictError for a folder or pattern without a picture.
+    """
+    found = Inputs()
+    seen: set[Path] = set()
+    drawn: dict[Path, set[str]] = {}
+    for item in map(Path, inputs):
+        pattern = not item.exists() and glob.has_magic(str(item))
+        if item.is_dir():
+            files, suffixes = _walk(item), SUFFIXES
+        elif pattern:
+            matches = sorted(glob.glob(str(item), recursive=True))
+            files, suffixes = iter([Path(match) for match in matches if os.path.isfile(match)]), SUFFIXES + VIDEOS
+        else:
+            files, suffixes = None, ()
+        chosen = [item] if files is None else list(_chosen(files, suffixes, drawn, found.left_out))
+        if not chosen:
+            where = "matches no picture" if pattern else "no image in this folder"
+            raise PredictError(f"{item}: {where} ({', '.join(suffixes)})")
+        for path in chosen:
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                found.paths.append(path)
+    return found
+
+
+def drawn_before(folder: Path) -> set[str]:
+    """The names of the pictures with boxes that predictions wrote into a folder, by its LISTING."""
+    listing = _read_listing(folder)
+    names = listing.get("pictures", [])
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+
+def is_listed(folder: Path) -> bool:
+    """Whether a prediction wrote into a folder."""
+    return "pictures" in _read_listing(folder)
+
+
+def _read_listing(folder: Path) -> dict[str, Any]:
+    try:
+        listing = json.loads((folder / LISTING).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return listing if isinstance(listing, dict) else {}
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):  # does not follow links to folders, which may lead in a circle
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(files))
+
+
+def _chosen(
+    files: Iterable[Path], suffixes: tuple[str, ...], drawn: dict[Path, set[str]], left_out: Counter[str]
+) -> Iterator[Path]:
+    for path in files:
+        if path.parent not in drawn:
+            drawn[path.parent] = drawn_before(path.parent)
+        if path.name in drawn[path.parent]:
+            left_out["drawn by an earlier prediction"] += 1
+        elif path.name.startswith(".") or not path.is_file():
+            left_out["hidden, or no file"] += 1
+        elif path.suffix.lower() in suffixes:
+            yield path
+        elif is_video(path):
+            left_out["videos in folders (name a video to have it predicted)"] += 1
+        else:
+            left_out["of other kinds"] += 1

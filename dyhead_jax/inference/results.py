@@ -1,0 +1,100 @@
+"""What a prediction leaves in its folder: COCO results, a table, the list of what was seen, and names for pictures.
+
+Coordinates: bbox is (x, y, width, height), the table has x1, y1, x2, y2; pixels of the upright picture, continuous.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dyhead_jax.files import write_atomic
+from dyhead_jax.inference.inputs import LISTING, PredictError, drawn_before, is_listed, is_video
+from dyhead_jax.inference.objects import FoundObjects
+
+WRITTEN = ("detections.json", "detections.csv", LISTING)
+COLUMNS = ("file_name", "frame", "image_id", "category_id", "name", "score", "x1", "y1", "x2", "y2")
+
+
+def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
+    """The name of each input's picture or video in `folder`: <stem>_boxes.jpg or .mp4, with a number added if an
+    earlier one or an input file has that name, or a file there that no prediction drew."""
+    taken = {str(path.resolve()).casefold() for path in paths}
+    drawn = drawn_before(folder)
+    names = []
+    for path in paths:
+        suffix = ".mp4" if is_video(path) else ".jpg"
+        number, name = 1, f"{path.stem}_boxes{suffix}"
+        while str((folder / name).resolve()).casefold() in taken or (name not in drawn and (folder / name).exists()):
+            number += 1
+            name = f"{path.stem}_boxes_{number}{suffix}"
+        taken.add(str((folder / name).resolve()).casefold())
+        names.append(name)
+    return names
+
+
+def check_writable(paths: Sequence[Path], folder: Path) -> None:
+    """Raises PredictError where a file that `Results.write` writes is an input, or there and not of a prediction."""
+    inputs = {path.resolve() for path in paths}
+    for name in WRITTEN:
+        if (folder / name).resolve() in inputs:
+            raise PredictError(f"{folder / name}: is an input file and would be overwritten; give another folder")
+        if (folder / name).exists() and not is_listed(folder):
+            raise PredictError(f"{folder / name}: exists and is not of a prediction; give another folder")
+
+
+@dataclass
+class Results:
+    """Collects what is found.
+
+    results: COCO results with `file_name`, and `frame` (from 0) in a video. images: for each picture or frame id,
+    file_name, height, width, frame, and `picture`, the file with its boxes, or None.
+    """
+
+    class_names: Sequence[str]
+    category_ids: Sequence[int]
+    results: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(
+        self, path: Path, image_id: int, found: FoundObjects, picture: str | None, frame: int | None = None
+    ) -> None:
+        """frame: number of the video's frame, from 0; None for a picture."""
+        more = {"file_name": str(path)} if frame is None else {"file_name": str(path), "frame": frame}
+        own = found.to_coco(image_id)
+        self.results += [{**result, **more} for result in own]
+        self.images.append({"id": image_id, **more, "height": found.height, "width": found.width, "picture": picture})
+        for result, one in zip(own, found, strict=True):
+            shown = [f"{value:.2f}" for value in one.box]
+            number = "" if frame is None else frame
+            self.rows.append((str(path), number, image_id, result["category_id"], one.name, f"{one.score:.4f}", *shown))
+
+    def forget_picture(self, name: str) -> None:
+        """Says of no image that its boxes are drawn in the file `name`, which could not be written."""
+        for image in self.images:
+            if image["picture"] == name:
+                image["picture"] = None
+
+    def write(self, folder: Path) -> None:
+        """detections.json, a list of COCO results; detections.csv, the same as a table; images.json, the COCO object
+        that they refer to, with all pictures that were ever written here as `pictures`."""
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        writer.writerows(self.rows)
+        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.class_names, strict=True)]
+        written = {image["picture"] for image in self.images} - {None}
+        earlier = {name for name in drawn_before(folder) if (folder / name).is_file()}
+        listing = {
+            "images": self.images,
+            "annotations": [],
+            "categories": categories,
+            "pictures": sorted(written | earlier),
+        }
+        write_atomic(folder / "detections.json", json.dumps(self.results).encode())
+        write_atomic(folder / "detections.csv", table.getvalue().encode())
+        write_atomic(folder / LISTING, json.dumps(listing, indent=1).encode())
