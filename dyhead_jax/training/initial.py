@@ -50,7 +50,7 @@ class Start:
 
     def fill(self, variables: Any) -> Any:
         """The model's variables (random, with `given` among them) with the parts of known classes put in."""
-        flat = traverse_util.flatten_dict(variables, keep_empty_nodes=True)  # batch_stats may be {}
+        flat: Any = traverse_util.flatten_dict(variables, keep_empty_nodes=True)  # batch_stats may be {}
         for path, (values, known) in self.parts.items():
             flat[path] = jnp.where(known, values, flat[path])
         return traverse_util.unflatten_dict(flat)

@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from dyhead_jax.data.pictures import color
 from dyhead_jax.evaluation.report.analysis import Analysis, mean_precision
 from dyhead_jax.evaluation.report.charts import LEFT, RIGHT, WIDTH, Axis, Line, chart
 from dyhead_jax.evaluation.report.curves import RECALLS
@@ -111,7 +112,7 @@ def worst(analysis: Analysis, pictures: Sequence[Picture]) -> str:
     used = sorted(frozenset().union(*(p.labels for p in pictures if p.predicted is not None)))
     names = analysis.table.class_names
     legend = "".join(
-        f'<span><i class="box" style="background:rgb{pictures.color(i)}"></i>{escape(names[i])}</span>' for i in used
+        f'<span><i class="box" style="background:rgb{color(i)}"></i>{escape(names[i])}</span>' for i in used
     )
     explained = (
         "Left are the predicted boxes, right the true ones; what is wrong has stripes. Colours stand for classes:"
