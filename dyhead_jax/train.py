@@ -47,7 +47,7 @@ from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
 from dyhead_jax.data import pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
-from dyhead_jax.evaluation import average_precision, visualize
+from dyhead_jax.evaluation import average_precision, exported_folder, visualize
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import distributed, initial, optim, parallel, steps, trackers, workdir
@@ -260,7 +260,7 @@ def first_variables(config: Config, model: Any, parameters: Parameters, class_na
 def other_model(model: ModelConfig) -> initial.OtherModel:
     """The model that config.model.init names."""
     path = Path(model.init)
-    if not path.is_dir():
+    if not path.is_dir() and exported_folder.find(path) is None:
         return initial.read(path, model)
     loaded = load_for_inference(path)
     return initial.OtherModel(loaded.variables, loaded.class_names)
