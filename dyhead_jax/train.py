@@ -260,7 +260,8 @@ def first_variables(config: Config, model: Any, parameters: Parameters, class_na
 def other_model(model: ModelConfig) -> initial.OtherModel:
     """The model that config.model.init names."""
     path = Path(model.init)
-    if not path.is_dir() and exported_folder.find(path) is None:
+    exported = path.name == exported_folder.WEIGHTS and path.with_name(exported_folder.CONFIG).is_file()
+    if not path.is_dir() and not exported:
         return initial.read(path, model)
     loaded = load_for_inference(path)
     return initial.OtherModel(loaded.variables, loaded.class_names)

@@ -1,0 +1,37 @@
+"""The notebook runs from top to bottom, on a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 3
+    (tmp_path / "cells.py").write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "STEPS": "2"}
+    environment.pop("XLA_FLAGS", None)  # one device
+    done = subprocess.run(
+        [sys.executable, "cells.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("boxes, the same")
+
+
+def test_there_is_one():
+    assert NOTEBOOKS
