@@ -20,15 +20,8 @@ def test_it_runs(path, tmp_path):
     (tmp_path / "cells.py").write_text("\n\n".join("".join(cell["source"]) for cell in cells))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "STEPS": "2"}
     environment.pop("XLA_FLAGS", None)  # one device
-    done = subprocess.run(
-        [sys.executable, "cells.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 900}
+    done = subprocess.run([sys.executable, "cells.py"], check=False, **options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("boxes, the same")
 
