@@ -95,7 +95,7 @@ def candidates(tree: Tree) -> list[str]:
     """The XML files of a tree, those under a folder Annotations if there is one."""
     names = tree.with_suffix(".xml")
     below = [name for name in names if "annotations" in (part.lower() for part in PurePosixPath(name).parts[:-1])]
-    return below or [name for name in names if _same_stem(tree, name)]
+    return below or [name for name in names if _is_voc(tree, name)]
 
 
 def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tree | None = None) -> Layout:
@@ -172,7 +172,7 @@ def _image(tree: Tree, pictures: Tree, stems: dict[str, list[str]], file: str, f
     raise DataError(f"{tree.root / file}: it may belong to {' or '.join(found[:3])}; give the images different names")
 
 
-def _same_stem(tree: Tree, name: str) -> bool:
+def _is_voc(tree: Tree, name: str) -> bool:
     return b"<annotation" in (tree.root / name).read_bytes()[:2000]
 
 
