@@ -68,8 +68,7 @@ class DataConfig(Parent):
     short_side: tuple[int, ...] = (800,)  # one value, or a range (low, high) to draw from in training
     short_side_choice: bool = False  # draw one of the values of short_side instead of from the range
     long_side: int = 1333
-    # range of a further zoom in training; above 1 crops, below 1 pads; (0.1, 2.0) is large-scale jitter
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # range of a zoom; above 1 crops, below 1 pads; large-scale: .1, 2
     color_jitter: float = 0.0  # strength of brightness, contrast, saturation changes
     flip: float = 0.5  # probability of a horizontal flip in training
     random_crop: float = 0.0  # probability of SSD's crop around at least one box, before the resizing; 0.5 is common

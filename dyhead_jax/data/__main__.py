@@ -1,26 +1,103 @@
-"""python -m dyhead_jax.data prepare coco --source DIR --out DIR"""
+"""python -m dyhead_jax.data show --config=FILE --out DIR, and python -m dyhead_jax.data prepare coco."""
 
+import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 from dyhead_jax import command
 
+PREPARE = """\
+Packs a data set into array_record files, for fast random access on any disk.
+
+prepare coco takes COCO 2017 as it is published: train2017.zip, val2017.zip and
+annotations_trainval2017.zip, or the folders that are in them. Nothing is downloaded. The schema is that of
+tfds coco/2017 with sizes, float areas and the file's own boxes added. It needs as much space as the zips.
+If it is interrupted, the same command goes on.
+
+examples:
+  python -m dyhead_jax.data prepare coco --source /data/coco_zips --out /data/coco
+  python train.py --config=configs/atss_r50_dyhead_1x.py --config.data.root=/data/coco ..."""
+SHOW = """\
+Draws what the network sees, to look at before a training: each row of the batches, with its boxes and class
+names, beside the image as it is stored, and all of them on a contact sheet. The rows are those that training
+with the same config sees at the same step. A source that prepares files keeps them in <out>/data.
+
+examples:
+  python -m dyhead_jax.data show --config=configs/bccd_lite0.py --config.data.root=mydata --out look
+  python -m dyhead_jax.data show --config=configs/bccd_lite0.py --config.data.root=mydata --out look \\
+      --config.data.source=dyhead_jax.data.photos:Photos --config.data.mosaic=0.5 --step 100
+  python -m dyhead_jax.data show --config=configs/demo_shapes.py --out look --split val --count 4"""
+
 
 def _main() -> None:
-    parser = command.parser(
-        "python -m dyhead_jax.data",
-        "Packs a data set into array_record files, for fast random access on any disk.\n\n"
-        "prepare coco takes COCO 2017 as it is published: train2017.zip, val2017.zip and\n"
-        "annotations_trainval2017.zip, or the folders that are in them. Nothing is downloaded. The schema is that of\n"
-        "tfds coco/2017 with sizes, float areas and the file's own boxes added. It needs as much space as the zips.\n"
-        "If it is interrupted, the same command goes on.",
-        "  python -m dyhead_jax.data prepare coco --source /data/coco_zips --out /data/coco\n"
-        "  python train.py --config=configs/atss_r50_dyhead_1x.py --config.data.root=/data/coco ...",
-    )
-    parser.add_argument("action", choices=["prepare"])
-    parser.add_argument("data_set", choices=["coco"])
-    parser.add_argument("--source", type=Path, required=True, help="folder with the zips, or with what is in them")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
+    parser = command.parser("python -m dyhead_jax.data", "What to do with a data set before training on it.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    show = _add(commands, "show", SHOW)
+    show.add_argument("--config", metavar="FILE", required=True, help="config file; --config.NAME=VALUE changes it")
+    show.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    show.add_argument("--count", type=int, default=16, help="how many pictures (16)")
+    show.add_argument("--split", choices=["train", "val"], default="train", help="which part (train)")
+    show.add_argument("--step", type=int, default=0, help="the first batch, counted from 0 (0)")
+    show.set_defaults(run=_show)
+
+    prepare = _add(commands, "prepare", PREPARE)
+    prepare.add_argument("data_set", choices=["coco"])
+    prepare.add_argument("--source", type=Path, required=True, help="folder with the zips, or with what is in them")
+    prepare.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
+    prepare.set_defaults(run=_prepare)
+
     options = command.parse(parser)
+    options.run(options)
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    return parser
+
+
+def _show(options: argparse.Namespace) -> None:
+    if options.count < 1 or options.step < 0:
+        raise command.UsageError(f"--count {options.count} must be at least 1 and --step {options.step} at least 0")
+    if options.out.exists() and not options.out.is_dir():
+        raise command.UsageError(f"--out {options.out} is a file; it must be a folder, or not exist")
+
+    from dyhead_jax.config import flags
+    from dyhead_jax.data import fonts, pipeline
+    from dyhead_jax.data.show import SHEET, show
+    from dyhead_jax.data.source import make_source
+
+    config = flags.override(flags.load_file(options.config), options.overrides)
+    split = make_source(config.data, options.out).split(options.split)
+    notes = list(split.notes)
+    if options.split == "train":
+        notes += pipeline.train_images(split, config.data)[1]
+    for note in [*notes, *filter(None, [fonts.note(split.class_names)])]:
+        print(f"{options.split}: {note}")
+    shown = show(
+        split,
+        config,
+        options.out,
+        name=options.split,
+        count=options.count,
+        step=options.step,
+        progress=sys.stderr.isatty(),
+    )
+    if not shown.files:
+        raise ValueError(f"the {options.split} part has no batch {options.step}: it is counted from 0 (--step)")
+    print(f"wrote {len(shown.files) - 1} pictures and {SHEET} into {options.out}")
+    print(f"{shown.boxes} boxes as the network sees them, {shown.left_out} left out by the transforms")
+
+
+def _prepare(options: argparse.Namespace) -> None:
     command.no_overrides(options)
 
     from dyhead_jax.data.packing.coco_release import SPLITS, prepare_coco

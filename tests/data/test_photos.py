@@ -99,6 +99,14 @@ def test_ground_truth_for_evaluation(kind: str, tmp_path: Path) -> None:
         np.testing.assert_allclose([box["area"] for box in found], np.prod(boxes[:, 2:] - boxes[:, :2], 1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_relative_root(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS[kind](tmp_path / "my data")
+    monkeypatch.chdir(tmp_path)
+    for root in ("my data", "../" + tmp_path.name + "/my data", "./my data/"):
+        assert len(by_name(opened(Path(root)))) == 3
+
+
 def test_category_ids_are_those_of_the_files(tmp_path: Path) -> None:
     assert opened(photo_sets.yolo(tmp_path / "y")).category_ids == (0, 1, 2)
     assert opened(photo_sets.voc(tmp_path / "v")).category_ids == (1, 2, 3)

@@ -77,6 +77,7 @@ def test_trainval_and_test_and_flags_in_lists(tmp_path: Path) -> None:
     (lists / "bolt_train.txt").write_text("a b -1\n")
     assert set(by_name(opened(tmp_path))) == {"a b.jpg", "ünï.JPG"}
     assert set(by_name(opened(tmp_path, "val"))) == {"v.jpeg"}
+    assert "1 XML files are in no list and are not used" in opened(tmp_path).notes
     (lists / "trainval.txt").write_text("a b\nnothing\n")
     with pytest.raises(DataError, match=r"trainval.txt, line 2: 'nothing' has no XML"):
         opened(tmp_path)

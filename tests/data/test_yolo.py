@@ -206,6 +206,33 @@ def test_labels_and_images_apart(tmp_path: Path) -> None:
     assert len(opened(tmp_path / "set", "val", **options)[0].boxes) == 2
 
 
+def test_labels_without_an_image_are_counted(tmp_path: Path) -> None:
+    photo_sets.yolo(tmp_path)
+    photo_sets.yolo_label(tmp_path / "labels/train/gone.txt", PARTS["val"][0], head="\ufeff")
+    (tmp_path / "labels/train/notes.txt").write_text("of mine")
+    assert "1 label files have no image and are not used" in opened(tmp_path).notes
+    (tmp_path / "labels/train/gone.txt").unlink()
+    assert not any("no image" in note for note in opened(tmp_path).notes)
+
+
+@pytest.mark.parametrize("root", [".", "../set", "link"])
+def test_a_root_that_is_relative_or_a_link(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo_sets.yolo(tmp_path / "set")
+    (tmp_path / "set" / "link").symlink_to(photo_sets.yolo(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path / "set")
+    if root == "link":
+        assert len(opened(Path("link"))) == 3
+    else:
+        (tmp_path / "set" / "link").unlink()
+        assert len(opened(Path(root))) == 3
+
+
+def test_a_part_of_another_name_is_divided(tmp_path: Path) -> None:
+    two = [Picture(f"{i}.png", (20, 40), [(4, 2, 20, 12, 1)]) for i in range(2)]
+    photo_sets.yolo(tmp_path, {"val": two}, yaml=None)
+    assert [len(opened(tmp_path, part)) for part in PARTS] == [1, 1]
+
+
 def test_other_pictures_beside_are_not_used_and_counted(tmp_path: Path) -> None:
     photo_sets.yolo(tmp_path, yaml=None)
     photo_sets.save(tmp_path / "figures", Picture("plot.png", (8, 8), []))

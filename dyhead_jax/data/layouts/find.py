@@ -123,7 +123,7 @@ def _yolo(tree: Tree, options: Options) -> Layout:
     chosen, more = parts.choose(found)
     divided, even_more = parts.divide(chosen, options.val_fraction)
     made = {name: yolo.part(tree.root, tree, own, classes) for name, own in divided.items()}
-    return Layout(yolo.KIND, where, made, notes + more + even_more)
+    return Layout(yolo.KIND, where, made, notes + more + even_more + yolo.unmatched(tree, made))
 
 
 def _yolo_apart(root: Path, labels: Tree, options: Options) -> Layout:
@@ -134,6 +134,8 @@ def _yolo_apart(root: Path, labels: Tree, options: Options) -> Layout:
         return _yolo(parts.walk(root), options)
     classes, where = yolo.class_names(labels, options.class_names)
     names = pictures.with_suffix(*images.SUFFIXES)
+    if not names:
+        raise DataError(f"{pictures.root} (config.data.source.images) has no images")
     there = set(labels.names)
     chosen, notes = parts.choose(parts.by_folders(names, pictures.root))
     divided, more = parts.divide(chosen, options.val_fraction)
@@ -142,7 +144,7 @@ def _yolo_apart(root: Path, labels: Tree, options: Options) -> Layout:
         wanted = [PurePosixPath(name).with_suffix(".txt").as_posix() for name in own]
         files = tuple(labels.root / name if name in there else None for name in wanted)
         made[part] = yolo.YoloPart(labels.root, pictures.root, tuple(own), files, classes)
-    return Layout(yolo.KIND, where, made, notes + more)
+    return Layout(yolo.KIND, where, made, notes + more + yolo.unmatched(labels, made))
 
 
 def _folder(name: str) -> str:

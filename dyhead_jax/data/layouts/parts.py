@@ -99,10 +99,10 @@ def of_folders(name: str) -> str | None:
 def choose(found: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:
     """Of what there is for "train", "val" and "test", what to train on and to validate with, and notes.
 
-    Without "val", "test" is used to validate. A single one is to be divided: it is the only one in the result.
+    Without "val", "test" is used to validate. A single one, whatever its name, is "train" alone, to be divided.
     """
-    if len(found) < 2:
-        return dict(found), []
+    if len(found) == 1:
+        return {"train": next(iter(found.values()))}, []
     if "train" not in found:
         raise DataError(f"there are parts named {', '.join(found)} but none named train")
     if "val" not in found:
@@ -144,9 +144,9 @@ def below(root: Path, base: str, name: str) -> str | None:
     """The path `name` of the folder `base`, each absolute or relative to what is before, as one relative to `root`;
     None when it is not in `root`."""
     path = os.path.normpath(root.absolute() / base / name.replace("\\", "/"))
-    for top in (root.absolute(), root.resolve()):
-        if PurePosixPath(path).is_relative_to(top.as_posix()):
-            return PurePosixPath(path).relative_to(top.as_posix()).as_posix()
+    for top in (os.path.normpath(root.absolute()), os.path.realpath(root)):
+        if Path(path).is_relative_to(top):
+            return Path(path).relative_to(top).as_posix()
     return None
 
 

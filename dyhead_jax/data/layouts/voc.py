@@ -95,7 +95,7 @@ def candidates(tree: Tree) -> list[str]:
     """The XML files of a tree, those under a folder Annotations if there is one."""
     names = tree.with_suffix(".xml")
     below = [name for name in names if "annotations" in (part.lower() for part in PurePosixPath(name).parts[:-1])]
-    return below or [name for name in names if _same_stem(tree, name)]
+    return below or [name for name in names if _is_voc(tree, name)]
 
 
 def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tree | None = None) -> Layout:
@@ -110,8 +110,6 @@ def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tr
     lists = _lists(tree, files)
     found = lists or parts.by_folders(files, tree.root)
     chosen, notes = parts.choose(found)
-    if list(chosen) == ["val"] or list(chosen) == ["test"]:
-        chosen = {"train": next(iter(chosen.values()))}
     contents = {file: read(tree.root / file) for own in chosen.values() for file in own}
     image_of = {file: _image(tree, pictures, stems, file, content.file_name) for file, content in contents.items()}
     divided, more = parts.divide({name: [image_of[file] for file in own] for name, own in chosen.items()}, val_fraction)
@@ -127,6 +125,8 @@ def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tr
     without = len(pictures.with_suffix(*images.SUFFIXES)) - len(files)
     if without > 0 and not lists:
         more.append(f"{without} images have no XML and are not used")
+    if unlisted := len(set(files).difference(*lists.values())) if lists else 0:
+        more.append(f"{unlisted} XML files are in no list and are not used")
     where = f"{PurePosixPath(files[0]).parent}/*.xml".removeprefix("./")
     return Layout(KIND, f"{where}, ImageSets" if lists else where, made, notes + more)
 
@@ -172,7 +172,7 @@ def _image(tree: Tree, pictures: Tree, stems: dict[str, list[str]], file: str, f
     raise DataError(f"{tree.root / file}: it may belong to {' or '.join(found[:3])}; give the images different names")
 
 
-def _same_stem(tree: Tree, name: str) -> bool:
+def _is_voc(tree: Tree, name: str) -> bool:
     return b"<annotation" in (tree.root / name).read_bytes()[:2000]
 
 

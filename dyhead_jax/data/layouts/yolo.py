@@ -6,7 +6,8 @@ names of data.yaml, classes.txt or obj.names.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -128,6 +129,17 @@ def part(path: Path, tree: Tree, names: Sequence[str], classes: dict[int, str], 
     return YoloPart(path, tree.root, tuple(names), labels, classes, keypoints)
 
 
+def unmatched(tree: Tree, made: Mapping[str, YoloPart]) -> list[str]:
+    """A note on the text files beside the label files of some parts that belong to none of their images."""
+    used = {label for own in made.values() for label in own.labels if label}
+    folders = {label.parent for label in used}
+    others = [tree.root / name for name in tree.with_suffix(".txt") if tree.root / name not in used]
+    count = sum(
+        path.parent in folders and path.name.lower() not in NAME_FILES and _looks_like_labels(path) for path in others
+    )
+    return [f"{count} label files have no image and are not used"] if count else []
+
+
 def labelled(tree: Tree) -> list[str]:
     """The images of a tree that have a label file."""
     there = set(tree.with_suffix(".txt"))
@@ -174,6 +186,12 @@ def listed(tree: Tree, file: str, bases: Sequence[str] = ("",)) -> list[str]:
             )
         found.append(name)
     return found
+
+
+def _looks_like_labels(path: Path) -> bool:
+    """Whether the first line begins with a number, as it does not in a list or a read-me."""
+    with path.open("rb") as file:
+        return re.match(rb"(\xef\xbb\xbf)?\d+[ \t]", file.readline(200)) is not None
 
 
 def _range(classes: dict[int, str]) -> str:

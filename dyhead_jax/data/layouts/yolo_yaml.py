@@ -48,15 +48,17 @@ def layout(tree: Tree, path: Path, val_fraction: float) -> Layout:
         if entries and (part != "test" or "val" not in found):
             names = [name for entry in entries for name in _images(tree, path, content, part, entry, notes)]
             found[part] = list(dict.fromkeys(names))
-    chosen, more = parts.choose(found)
-    if "train" not in chosen:
+    if "train" not in found:
         raise DataError(f"{path} names no images to train on, under the key train")
+    chosen, more = parts.choose(found)
     keypoints = "kpt_shape" in content
     if keypoints:
         notes.append("keypoints are not used")
     divided, even_more = parts.divide(chosen, val_fraction)
     made = {name: yolo.part(path, tree, own, classes, keypoints) for name, own in divided.items()}
-    return Layout(yolo.KIND, path.name, made, list(dict.fromkeys(notes + more + even_more)))
+    return Layout(
+        yolo.KIND, path.name, made, list(dict.fromkeys(notes + more + even_more + yolo.unmatched(tree, made)))
+    )
 
 
 def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -74,18 +76,18 @@ def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
 
 def _images(tree: Tree, path: Path, content: dict[str, Any], part: str, entry: str, notes: list[str]) -> list[str]:
     """The images of an entry, a folder or a list; adds a note when `path` of the file was not followed."""
-    own = str(path.parent)
+    own, root = str(path.parent.absolute()), str(tree.root.absolute())
     base = content.get("path") or ""
     base = base if isinstance(base, str) else ""
     # Roboflow writes ../train/images, from a folder below; Ultralytics too drops the dots when nothing is there.
     entries = [entry, entry.removeprefix("../")]
-    bases = [str(Path(own, base)), str(tree.root / base), own, str(tree.root)]
+    bases = [str(Path(own, base)), str(Path(root, base)), own, root]
     for number, folder in enumerate(bases):
         for option in entries:
             name = parts.below(tree.root, folder, option)
             if name is None:
                 continue
-            found = _images_at(tree, name, [str(tree.root), *bases])
+            found = _images_at(tree, name, [root, *bases])
             if found is None:
                 continue
             if base and number > 1:
