@@ -54,7 +54,8 @@ def find(inputs: Iterable[str | Path]) -> Inputs:
         chosen = [item] if files is None else list(_chosen(files, suffixes, drawn, found.left_out))
         if not chosen:
             where = "matches no picture" if pattern else "no image in this folder"
-            raise PredictError(f"{item}: {where} ({', '.join(suffixes)})")
+            others = "".join(f"; left out: {number} {kind}" for kind, number in found.left_out.items())
+            raise PredictError(f"{item}: {where} ({', '.join(suffixes)}){others}")
         for path in chosen:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
