@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax import command
+from dyhead_jax.data import fonts
 from dyhead_jax.data.source import DataError
 from dyhead_jax.inference import inputs, pictures
 from dyhead_jax.inference.inputs import PredictError
@@ -168,6 +169,8 @@ def _main() -> int:
         f"{done} of {len(found.paths)} {kind}, {len(results.results)} boxes scored {options.score:g} or more,"
         f" in {options.out}"
     )
+    if note := fonts.note(model.class_names):
+        print(note)
     for kind, number in found.left_out.items():
         print(f"left out: {number} {kind}")
     return 1 if errors else 0

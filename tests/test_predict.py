@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from dyhead_jax import command, predict
 from dyhead_jax.config import DataConfig, EvaluationConfig
 from dyhead_jax.data import pictures
-from dyhead_jax.inference import inputs, model, video
+from dyhead_jax.inference import model, video
 from dyhead_jax.types import Detections
 from tests.data.folders import SHARED
 from tests.inference.tiny_run import save_with_orientation
@@ -331,7 +331,7 @@ def test_every_odd_image_is_drawn_or_named(tmp_path, monkeypatch, capsys):
     assert named == broken
     done = [Path(i["file_name"]).name for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]]
     assert not set(done) & set(broken)
-    given = {p.name for p in (SHARED / "nasty" / "images").iterdir() if p.suffix.lower() in inputs.SUFFIXES}
+    given = {p.name for p in (SHARED / "nasty" / "images").iterdir() if p.suffix.lower() in images.SUFFIXES}
     reported = {name for name in given if any(f"/{name}" in line for line in err.splitlines())}
     assert set(done) | reported == given
     assert {"wide_4000x8.jpg", "one_pixel.png", "näme with spaces (1).jpg", "animated.gif", "rgba.png"} <= set(done)

@@ -5,6 +5,7 @@ so that part is written in ONNX's own operators (`onnx_nms`). The network is tra
 plain convolutions and gathers, the ones that other programs know too.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dyhead_jax.detectors.dense import DenseDetector
 from dyhead_jax.evaluation.trained_model import InferenceModel
 from dyhead_jax.export import about, onnx_nms
 from dyhead_jax.export.about import OUTPUTS, ExportError
+from dyhead_jax.export.onnx_repair import repair
 from dyhead_jax.inference.batches import Detect
 from dyhead_jax.ops import backend
 from dyhead_jax.types import Detections
@@ -50,6 +52,7 @@ def convert(loaded: InferenceModel, canvas: tuple[int, int], *, raw: bool = Fals
     levels = jax.eval_shape(predict, np.zeros((1, *canvas, 3), np.uint8), np.zeros((1, 2), np.int32))
     parts = [f"l{level}_{part}" for level in range(len(levels) // 3) for part in ("boxes", "scores", "rank")]
     names = ["boxes", "scores"] if raw else parts
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it says of hundreds of shapes that it leaves them open
     try:
         network = to_onnx(
             predict, shapes, model_name="detector", opset=OPSET, input_names=["images", "sizes"], output_names=names
@@ -68,7 +71,7 @@ def convert(loaded: InferenceModel, canvas: tuple[int, int], *, raw: bool = Fals
             onnx.parser.parse_graph(text), opset_imports=network.opset_import, ir_version=network.ir_version
         )
         _append(network, onnx.compose.add_prefix(suppression, "nms/", rename_inputs=False, rename_outputs=False))
-    network = _cleaned(network)
+    network = repair(network)
     onnx.checker.check_model(network, full_check=True)
     return network
 
@@ -136,12 +139,3 @@ def _append(network: Any, tail: Any) -> None:
     network.graph.initializer.extend(tail.graph.initializer)
     del network.graph.output[:]
     network.graph.output.extend(tail.graph.output)
-
-
-def _cleaned(network: Any) -> Any:
-    """Without the Identity nodes of constants, on which onnxruntime's optimiser fails, and without what is not used."""
-    import onnx_ir  # type: ignore[import-not-found]
-    from onnx_ir.passes import Sequential, common  # type: ignore[import-not-found]
-
-    tidy = Sequential(common.IdentityEliminationPass(), common.RemoveUnusedNodesPass())
-    return onnx_ir.to_proto(tidy(onnx_ir.from_proto(network)).model)

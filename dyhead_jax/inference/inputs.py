@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")  # of image files in a folder
+from dyhead_jax.data import images
+
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 LISTING = "images.json"  # written beside the pictures with boxes; its "pictures" names them
 
@@ -45,16 +46,20 @@ def find(inputs: Iterable[str | Path]) -> Inputs:
     for item in map(Path, inputs):
         pattern = not item.exists() and glob.has_magic(str(item))
         if item.is_dir():
-            files, suffixes = _walk(item), SUFFIXES
+            files, suffixes = _walk(item), images.SUFFIXES
         elif pattern:
             matches = sorted(glob.glob(str(item), recursive=True))
-            files, suffixes = iter([Path(match) for match in matches if os.path.isfile(match)]), SUFFIXES + VIDEOS
+            files, suffixes = (
+                iter([Path(match) for match in matches if os.path.isfile(match)]),
+                images.SUFFIXES + VIDEOS,
+            )
         else:
             files, suffixes = None, ()
         chosen = [item] if files is None else list(_chosen(files, suffixes, drawn, found.left_out))
         if not chosen:
             where = "matches no picture" if pattern else "no image in this folder"
-            raise PredictError(f"{item}: {where} ({', '.join(suffixes)})")
+            others = "".join(f"; left out: {number} {kind}" for kind, number in found.left_out.items())
+            raise PredictError(f"{item}: {where} ({', '.join(suffixes)}){others}")
         for path in chosen:
             if path.resolve() not in seen:
                 seen.add(path.resolve())

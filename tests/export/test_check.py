@@ -1,5 +1,7 @@
 """The comparison sees every difference that counts, and none in the order of equal scores or at the cut."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,8 @@ def made(count=6, seed=0):
     return Boxes(boxes.astype(np.float32), scores.astype(np.float32), rng.integers(0, 2, count).astype(np.int32))
 
 
-def changed(boxes, row, **fields):
-    copy = Boxes(*(array.copy() for array in boxes))
+def changed(original, row, **fields):
+    copy = Boxes(*(array.copy() for array in original))
     for name, value in fields.items():
         getattr(copy, name)[row] = value
     return copy
@@ -40,8 +42,8 @@ def test_equal_lists_differ_by_nothing_in_any_order():
 @pytest.mark.parametrize(
     ("fields", "small"),
     [
-        ({"boxes": lambda b, s: [*b, 0, 0, 0.009, 0]}, True),
-        ({"boxes": lambda b, s: [*b, 0, 0.02, 0, 0]}, False),
+        ({"boxes": lambda b, s: b + np.array([0, 0, 0.009, 0])}, True),
+        ({"boxes": lambda b, s: b + np.array([0, 0.02, 0, 0])}, False),
         ({"scores": lambda b, s: s + 5e-6}, True),
         ({"scores": lambda b, s: s - 2e-5}, False),
         ({"boxes": lambda b, s: b + 40}, False),
@@ -87,8 +89,6 @@ def test_pictures_go_through_both():
 
 
 def test_the_first_call_of_a_canvas_is_not_timed():
-    import time
-
     slow = [0.2, 0.01, 0.01]
 
     def detect(images, sizes):

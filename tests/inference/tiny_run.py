@@ -10,6 +10,7 @@ from PIL import Image
 
 from dyhead_jax import convert, detectors
 from dyhead_jax.config import ATSSConfig, Config, DataConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig
+from dyhead_jax.evaluation.trained_model import InferenceModel
 from dyhead_jax.training import steps
 from tests.data.folders import data_config, write_split
 
@@ -46,6 +47,12 @@ def variables() -> Any:
 def write_workdir(folder: Path, data: Path, **head: Any) -> Path:
     convert.write_workdir(folder, make_config(data, **head), variables(), NAMES, IDS)
     return folder
+
+
+def untrained(config: Config) -> InferenceModel:
+    """Without variables."""
+    model = detectors.build(config.model)
+    return InferenceModel(config=config, model=model, variables={}, class_names=NAMES, category_ids=IDS, step=0)
 
 
 def write_data(root: Path) -> Path:
