@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from dyhead_jax import command, predict
 from dyhead_jax.config import DataConfig, EvaluationConfig
-from dyhead_jax.data import pictures
+from dyhead_jax.data import images, pictures
 from dyhead_jax.inference import model, video
 from dyhead_jax.types import Detections
 from tests.data.folders import SHARED
