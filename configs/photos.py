@@ -81,13 +81,13 @@ def get_config(text: str = "") -> Config:
             **({"pretrained": weights} | parts),
             neck=FPNConfig(features=64, start=1, levels=4),
             dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple", norm_scale=3.46),
-            head=ATSSConfig(kernel=3),
+            head=ATSSConfig(kernel=3, anchor_scale=4.0),  # objects are often smaller than 8 strides
         ),
         data=data,
         optim=OptimConfig(
             name="adamw",
             learning_rate=2e-3,
-            backbone_rate=0.1,
+            backbone_rate=1.0,
             offset_rate=0.05,  # a full step of Adam would move the samples by pixels
             weight_decay=0.02,
             decay_norms=False,
