@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dyhead_jax.data.pictures import color
 from dyhead_jax.data.source import DataError
 from dyhead_jax.demo.answers import LOWEST_SCORE, Answers
-from dyhead_jax.evaluation.visualize import color
 from dyhead_jax.inference.model import Model
 from dyhead_jax.look.record import Recorder, RecordError
 from dyhead_jax.look.taps import at_cell, cell_at, compose, to_picture

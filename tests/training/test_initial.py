@@ -39,7 +39,7 @@ def random(shapes, seed):
         (RetinaNet, {}, {("class_predictor",): "classes"}),  # nine anchors a cell
         (
             BorderDet,
-            {"level_limits": (64.0, 128.0)},
+            {"level_limits": (64.0, 128.0), "norm_groups": 4},
             {("class_predictor",): "classes", ("border_class_predictor",): "classes"},
         ),
         (

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from dyhead_jax import config as configs
+from dyhead_jax import train
 from dyhead_jax.backbones.resnet import ResNet
 from dyhead_jax.backbones.swin import Swin
 from dyhead_jax.training import steps
@@ -136,12 +137,11 @@ class Model(nn.Module):
 
 def test_training_starts_from_them(monkeypatch):
     """With the rest as random as it would be without them."""
-    train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")
     config = configs.Config(data=configs.DataConfig(canvases=((4, 4),)))
-    shapes = steps.survey(Model(), (4, 4)).shapes
-    plain = train.first_variables(config, Model(), shapes)
+    parameters = steps.survey(Model(), (4, 4))
+    plain = train.first_variables(config, Model(), parameters, ())
     sevens = jax.tree.map(lambda x: np.full_like(x, 7.0), plain["params"]["backbone"])
     monkeypatch.setattr(pretrained, "backbone", lambda name, shapes: {"params": sevens})
     config.model.pretrained = "weights.pth"
-    got = train.first_variables(config, Model(), shapes)
+    got = train.first_variables(config, Model(), parameters, ())
     jax.tree.map(np.testing.assert_array_equal, got["params"], plain["params"] | {"backbone": sevens})
