@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax import command, config, convert, detectors, predict
+from dyhead_jax import command, config, convert, detectors, predict, train
 from dyhead_jax.config import Config, DataConfig
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import steps
@@ -327,7 +327,6 @@ def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path
 @pytest.mark.long
 def test_training_starts_from_the_converted_weights(tmp_path, monkeypatch, capsys):
     """One step at a learning rate of zero ends where the file began."""
-    train = pytest.importorskip("train", reason="train.py is beside the package in a checkout only")
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handler of SIGTERM stays pytest's
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda leaf: rng.uniform(0, 0.1, leaf.shape).astype(np.float32), shapes_of(SMALLER))
