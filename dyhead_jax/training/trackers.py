@@ -100,9 +100,10 @@ class MLflow:
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         try:
             import mlflow  # type: ignore[import-not-found]
+            from mlflow.entities import Metric  # type: ignore[import-not-found]
         except ImportError as error:
             raise _absent("mlflow") from error
-        self._metric = mlflow.entities.Metric
+        self._metric = Metric
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         identity = _known(folder).get("mlflow")
