@@ -40,8 +40,9 @@ LITE0 = {
     "pixel_std": (128.0, 128.0, 128.0),
     "backbone": EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
 }
-# Bytes of a training step for each pixel of its batch, measured
-BYTES_PER_PIXEL = {"lite0": 6_000.0, "r50": 20_000.0, "swin": 20_000.0}
+# Temporaries of a training step for each pixel of its batch, on two CPU cores, jax 0.10.1, 2026-11-30: 350, 226 and
+# 884 MiB by `python -m dyhead_jax.benchmark train --config=photos:FOLDER` (and ,r50=FILE, ,swin=FILE), 8 of 256x320.
+BYTES_PER_PIXEL = {"lite0": 560.0, "r50": 360.0, "swin": 1_410.0}
 
 
 def get_config(text: str = "") -> Config:

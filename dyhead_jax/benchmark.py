@@ -4,7 +4,6 @@ A command is a module of `dyhead_jax.measure`: its docstring is the help, `add_a
 `run(options)` runs it. `options.overrides` are the `--config.<name>=<value>` of the command line.
 """
 
-import argparse
 import importlib
 
 from dyhead_jax import command
@@ -22,15 +21,7 @@ def main() -> int | None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"dyhead_jax.measure.{name.replace('-', '_')}")
-        text = module.__doc__ or ""
-        sub = commands.add_parser(
-            name,
-            help=text.partition("\n")[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub = command.add_command(commands, name, module.__doc__ or "")
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     options = command.parse(parser)

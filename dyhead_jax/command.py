@@ -9,7 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 
 class UsageError(ValueError):
@@ -33,6 +34,36 @@ def parser(prog: str, description: str, examples: str = "", add_help: bool = Tru
     )
     result.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return result
+
+
+def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A parser for the command `name` of a program, with `--debug`. commands: of `add_subparsers`; text: its help, of
+    which the list of commands shows the first line."""
+    result = commands.add_parser(
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    return result
+
+
+def add_model_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds the options `workdir`, `step` and `trust`, which name a trained model; names: others for `--workdir`."""
+    parser.add_argument(
+        "--workdir",
+        *names,
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of a training run, or an exported folder",
+    )
+    parser.add_argument("--step", type=int, help="step of the checkpoint of a run (default: the latest)")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
+    )
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:

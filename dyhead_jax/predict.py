@@ -121,8 +121,7 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _main() -> int:
     parser = command.parser("python -m dyhead_jax.predict", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run, or an exported folder")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
+    command.add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for what is written; created if missing")
     parser.add_argument("--score", type=float, default=0.3, help="minimum score of a box; 0 keeps all (default: 0.3)")
     parser.add_argument(
@@ -131,9 +130,6 @@ def _main() -> int:
     parser.add_argument("--tiles", type=int, metavar="SIDE", help="also search large pictures in tiles of SIDE pixels")
     parser.add_argument(
         "--overlap", type=float, default=0.2, help="part of a tile's side that its neighbour repeats (default: 0.2)"
-    )
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, video files, folders, patterns")
     options = command.parse(parser)

@@ -1,12 +1,12 @@
 """Trains a detector, evaluates it and leaves everything in one folder.
 
-    python train.py --config=configs/demo_shapes.py --workdir=runs/demo
-    python train.py --config=configs/demo_shapes.py --workdir=runs/short --config.run.steps=100
-    python train.py --config=configs/demo_shapes.py --help       all options with value and explanation
+    python -m dyhead_jax.train --config=photos:FOLDER --workdir=runs/mine          your own photographs
+    python -m dyhead_jax.train --config=demo_shapes --workdir=runs/short --config.run.steps=100
+    python -m dyhead_jax.train --config=demo_shapes --help       all options with value and explanation
 
 On several hosts, run the same command on each, with a shared --workdir:
-    python train.py ... --distributed=auto                       TPU pods, Slurm: the rest is in the environment
-    python train.py ... --coordinator=HOST:PORT --num_processes=4 --process_id=0       HOST is that of process 0
+    python -m dyhead_jax.train ... --distributed=auto            TPU pods, Slurm: the rest is in the environment
+    python -m dyhead_jax.train ... --coordinator=HOST:PORT --num_processes=4 --process_id=0   HOST is that of process 0
 config.data.batch_size counts the images of all hosts.
 
 After a kill or stop, the same command resumes from the last checkpoint as if nothing had happened; for a finished run
@@ -20,6 +20,7 @@ The folder then holds
                       idle because process 0 was loading; an upper bound), eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
     failures/         all that python -m dyhead_jax.failure needs to rerun a step whose loss was not finite
+    tensorboard/, wandb/, mlflow.db, trackers.json      what config.run.tensorboard, wandb and mlflow write
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
 The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
@@ -56,7 +57,7 @@ from dyhead_jax.training.metrics import Metrics, curves, read_metrics
 from dyhead_jax.training.parameters import Parameters
 from dyhead_jax.training.profile import Profile
 from dyhead_jax.training.progress import Progress
-from dyhead_jax.weights import pretrained
+from dyhead_jax.weights import pretrained, provenance
 
 
 class TrainError(ValueError):
@@ -224,9 +225,9 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
     train_split, val_split = source.split("train"), source.split("val")
     names = train_split.class_names
     if len(names) != config.model.num_classes:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ConfigError(
-            f"config.model.num_classes is {config.model.num_classes}, but the data has {len(names)} classes: {shown}"
+            f"config.model.num_classes is {config.model.num_classes}, but the data has {len(names)} classes:"
+            f" {', '.join(names)}"
         )
     if tuple(val_split.category_ids) != tuple(train_split.category_ids):
         raise ConfigError("the training and the validation annotations have different categories")
@@ -243,17 +244,15 @@ def first_variables(config: Config, model: Any, parameters: Parameters, class_na
     random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
     begin = initial.Start({}, {}, [])
     if config.model.init:
-        begin = initial.start(other_model(config.model), parameters, class_names, config.model.init)
+        pixels = provenance.configured(config.model)
+        begin = initial.start(other_model(config.model), parameters, class_names, pixels, config.model.init)
         print(*begin.notes, sep="\n  ")
     given = begin.given
-    backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
-    if config.model.pretrained and not all(
-        "backbone" in given.get(name, {}) and jax.tree.structure(given[name]["backbone"]) == jax.tree.structure(tree)
-        for name, tree in backbone.items()
-    ):
+    if config.model.pretrained:
+        backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
         loaded = pretrained.backbone(config.model.pretrained, backbone)
         flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
-        given = unflatten_dict(flat | flatten_dict(given))
+        given = unflatten_dict(flat | flatten_dict(given))  # config.model.init goes before
     return begin.fill(steps.jit_once(random)(given=given))
 
 
@@ -264,7 +263,7 @@ def other_model(model: ModelConfig) -> initial.OtherModel:
     if not path.is_dir() and not exported:
         return initial.read(path, model)
     loaded = load_for_inference(path)
-    return initial.OtherModel(loaded.variables, loaded.class_names)
+    return initial.other_model(loaded.variables, loaded.class_names, loaded.config.model)
 
 
 def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
@@ -326,7 +325,7 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = flags.parser("python train.py", __doc__ or "")
+    parser = flags.parser("python -m dyhead_jax.train", __doc__ or "")
     distributed.add_options(parser)
     parsed = flags.parse(parser)
     if parsed is not None:

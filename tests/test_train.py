@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from dyhead_jax import command, train
 from dyhead_jax import config as configs
@@ -204,6 +205,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(workdir.WorkdirError, match=r"has metrics\.jsonl but no config\.json"):
         workdir.check(tmp_path, configs.Config())
+
+
+def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):
+    names = [f"kind {i}" for i in range(9)]
+    for part in ("train", "val"):
+        (tmp_path / part / "images").mkdir(parents=True)
+        (tmp_path / part / "labels").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / part / "images" / "a.png")
+        (tmp_path / part / "labels" / "a.txt").write_text("8 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text(f"train: train/images\nval: val/images\nnames: {names}\n")
+    config = configs.Config(data=configs.DataConfig(source=configs.PhotosConfig(root=str(tmp_path))))
+    with pytest.raises(configs.ConfigError) as error:
+        train.open_data(config, tmp_path)
+    wanted = "config.model.num_classes is 80, but the data has 9 classes: " + ", ".join(names)
+    assert str(error.value) == wanted
 
 
 # Whole runs, in processes of their own

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from dyhead_jax import command
 
@@ -34,7 +33,7 @@ def _main() -> None:
     parser = command.parser("python -m dyhead_jax.data", "What to do with a data set before training on it.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    show = _add(commands, "show", SHOW)
+    show = command.add_command(commands, "show", SHOW)
     show.add_argument("--config", metavar="FILE", required=True, help="config file; --config.NAME=VALUE changes it")
     show.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     show.add_argument("--count", type=int, default=16, help="how many pictures (16)")
@@ -42,7 +41,7 @@ def _main() -> None:
     show.add_argument("--step", type=int, default=0, help="the first batch, counted from 0 (0)")
     show.set_defaults(run=_show)
 
-    prepare = _add(commands, "prepare", PREPARE)
+    prepare = command.add_command(commands, "prepare", PREPARE)
     prepare.add_argument("data_set", choices=["coco"])
     prepare.add_argument("--source", type=Path, required=True, help="folder with the zips, or with what is in them")
     prepare.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
@@ -50,18 +49,6 @@ def _main() -> None:
 
     options = command.parse(parser)
     options.run(options)
-
-
-def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=text.partition("\n")[0],
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    return parser
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -44,8 +44,8 @@ def fit(
     """The numbers for a set of photographs.
 
     sizes: (n, 2) of the images; boxes: (k, 4) x1 y1 x2 y2 to train on, image_of: (k,) the row of each one's image.
-    largest_side: of a canvas, at most; memory: bytes that a training step may take; bytes_per_pixel: what one takes for
-    each pixel of a batch. Raises DataError where there is no box.
+    largest_side: of a canvas, at most; memory: bytes that the temporaries of a training step may take; bytes_per_pixel:
+    what they take for each pixel of a batch. Raises DataError where there is no box.
     """
     if not len(boxes):
         raise DataError("the training images have no box, so nothing can be fitted to them")
@@ -57,7 +57,7 @@ def fit(
     while batch > 1 and batch * area * bytes_per_pixel > memory:
         batch //= 2
     gibibytes = batch * area * bytes_per_pixel / 2**30
-    reasons.append(f"batch {batch}: about {gibibytes:.1f} of {memory / 2**30:.0f} GiB of memory")
+    reasons.append(f"batch {batch}: about {gibibytes:.1f} GiB of temporaries; {memory / 2**30:.0f} are free for them")
     trained = len(np.unique(image_of))
     steps = max(LEAST_STEPS, math.ceil(PASSES * trained / batch))
     passes = steps * batch / trained

@@ -6,12 +6,12 @@ import jax
 
 
 def memory() -> float:
-    """Bytes that a training step may take on a device: half of the memory of a computer without accelerator, 0.9 of an
-    accelerator's, as far as JAX may use it."""
+    """Bytes that a training step may take on a device: half of what JAX may use of an accelerator, or half of the
+    computer's memory where there is none. The other half is for weights, their optimiser, and what else runs."""
     device = jax.local_devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
-        return 0.9 * statistics["bytes_limit"]
+        return 0.5 * statistics["bytes_limit"]
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

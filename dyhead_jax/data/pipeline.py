@@ -58,6 +58,8 @@ def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]
         raise DataError("the training split has no image with a box; data.skip_empty=False would train on empty images")
     if many := int((counts > data.max_boxes).sum()):
         notes.append(f"{many} images have more than data.max_boxes={data.max_boxes} boxes; the largest are kept")
+    if data.mosaic > 0 or data.mixup > 0 or data.copy_boxes > 0:
+        notes.append(f"mixed images may have more than data.max_boxes={data.max_boxes} boxes; the largest are kept")
     if data.repeat_factor > 0:
         mean = float(_repeat_factors(split, rows, data).mean())
         notes.append(f"images of rare classes repeated (data.repeat_factor): {mean:.2f} times each a pass on average")

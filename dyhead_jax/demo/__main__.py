@@ -3,8 +3,6 @@
 python -m dyhead_jax.demo --help
 """
 
-from pathlib import Path
-
 from dyhead_jax import command
 
 
@@ -16,12 +14,8 @@ def _main() -> None:
         "only (it listens on 127.0.0.1); pictures stay in memory, and nothing is written to disk. Ctrl-C ends it.",
         "  python -m dyhead_jax.demo --workdir runs/mine\n  python -m dyhead_jax.demo --workdir runs/mine --port 8123",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run, or an exported folder")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
+    command.add_model_options(parser)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0: any free one (default: 8000)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
-    )
     options = command.parse(parser)
     command.no_overrides(options)
     if not 0 <= options.port <= 65535:

@@ -36,22 +36,11 @@ EXAMPLES = """\
 
 def _main() -> int:
     parser = command.parser("python -m dyhead_jax.export", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--workdir",
-        "--model",
-        dest="source",
-        required=True,
-        metavar="FOLDER",
-        help="a training run, or a safetensors export",
-    )
-    parser.add_argument("--step", type=int, help="step of the checkpoint of a run (default: the latest)")
+    command.add_model_options(parser, "--model")
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     parser.add_argument("--raw", action="store_true", help="onnx: boxes and scores of every anchor, without NMS")
     parser.add_argument("--check", nargs="+", metavar="IMAGE", help="image files, folders or patterns to compare on")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
-    )
     options = command.parse(parser)
     command.no_overrides(options)
     if options.raw and options.format != "onnx":
@@ -70,7 +59,7 @@ def _main() -> int:
 
     from dyhead_jax.evaluation.trained_model import load_for_inference  # JAX takes a second to import
 
-    loaded = load_for_inference(options.source, options.step, trust=options.trust)
+    loaded = load_for_inference(options.workdir, options.step, trust=options.trust)
     with atomic_folder(out) as hidden:
         _write(hidden, loaded, options)
     for path in sorted(out.iterdir()):

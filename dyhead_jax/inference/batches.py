@@ -27,7 +27,7 @@ class Boxes(NamedTuple):
     labels: np.ndarray
 
 
-class Batch(NamedTuple):
+class PictureBatch(NamedTuple):
     """Pictures on one canvas. images: (b, h, w, 3) uint8; sizes: (b, 2) int32, 1 x 1 in a padding row; rows: (b,) int64
     index of each picture, NO_IMAGE in a padding row; scales: (b, 2) float32 (y, x), resized over original size."""
 
@@ -46,7 +46,7 @@ def detect_pictures(
     """
     found: list[Boxes] = [_gather([])] * len(pictures)
 
-    def collect(batch: Batch, detections: Detections) -> None:
+    def collect(batch: PictureBatch, detections: Detections) -> None:
         originals = np.array([pictures[row].shape[:2] if row != NO_IMAGE else (1, 1) for row in batch.rows])
         results = to_results(detections, batch.rows, batch.scales, range(num_classes), originals)
         for row in batch.rows[batch.rows != NO_IMAGE].tolist():
@@ -63,7 +63,7 @@ def detect_pictures(
     return found
 
 
-def make_batches(pictures: Sequence[np.ndarray], data: DataConfig, batch_size: int) -> Iterator[Batch]:
+def make_batches(pictures: Sequence[np.ndarray], data: DataConfig, batch_size: int) -> Iterator[PictureBatch]:
     """Pictures that share a canvas go together, each resized as in evaluation and put in its canvas's top-left corner.
 
     Every batch has `batch_size` rows, so that a program is compiled once for a canvas.
@@ -75,7 +75,7 @@ def make_batches(pictures: Sequence[np.ndarray], data: DataConfig, batch_size: i
     transform = EvalTransform(tuple(data.short_side), data.long_side)
     for number, rows in eval_batches(canvas_of, len(data.canvases), batch_size):
         canvas = data.canvases[number]
-        batch = Batch(
+        batch = PictureBatch(
             images=np.zeros((batch_size, *canvas, 3), np.uint8),
             sizes=np.ones((batch_size, 2), np.int32),
             rows=np.where(rows < 0, NO_IMAGE, rows),

@@ -20,8 +20,7 @@ def _main() -> None:
         "  python -m dyhead_jax.look --workdir runs/mine --image photo.jpg --out looked\n"
         "  python -m dyhead_jax.look --workdir runs/mine --image photo.jpg --out looked --point 320,200 --level 1",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a training run, or an exported folder")
-    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
+    command.add_model_options(parser)
     parser.add_argument("--image", type=Path, required=True, help="image file; turned upright by its EXIF orientation")
     parser.add_argument("--out", type=Path, required=True, help="folder for the page and pictures; created if missing")
     parser.add_argument(
@@ -29,9 +28,6 @@ def _main() -> None:
     )
     parser.add_argument(
         "--level", type=int, help="level of the pyramid, 0 the finest (default: by the size of the best detection)"
-    )
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
     )
     options = command.parse(parser)
     command.no_overrides(options)

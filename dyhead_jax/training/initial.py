@@ -4,10 +4,10 @@ An array fits by its name and shape. Of the parameters that have a part for each
 `parameters`), classes of the same name keep their part, whatever their number and order; other classes start anew.
 """
 
+import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ import numpy as np
 from flax import traverse_util
 
 from dyhead_jax.config import ModelConfig
-from dyhead_jax.training.parameters import Parameters
+from dyhead_jax.training.parameters import Parameters, Path
 from dyhead_jax.weights import files, layouts, provenance, state_dict
 
-COLLECTIONS = ("params", "batch_stats")
+COLLECTIONS = ("params/", "batch_stats/")
 
 
 class InitialError(ValueError):
@@ -28,13 +28,15 @@ class InitialError(ValueError):
 
 @dataclass(frozen=True)
 class OtherModel:
-    """variables: {"params", "batch_stats"}, host arrays. class_names: by label, () where they are not known.
+    """arrays: host arrays by path, which begins with "params" or "batch_stats". class_names: by label, () where they
+    are not known; pixels: what it takes for input, None where that is not known.
 
     left: names in its file that are not those of such a model.
     """
 
-    variables: Mapping[str, Any]
+    arrays: Mapping[Path, np.ndarray]
     class_names: tuple[str, ...] = ()
+    pixels: provenance.Pixels | None = None
     left: tuple[str, ...] = ()
 
 
@@ -45,7 +47,7 @@ class Start:
     each kind of thing that was taken or starts anew."""
 
     given: dict[str, Any]
-    parts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]
+    parts: dict[Path, tuple[np.ndarray, np.ndarray]]
     notes: list[str]
 
     def fill(self, variables: Any) -> Any:
@@ -56,31 +58,39 @@ class Start:
         return traverse_util.unflatten_dict(flat)
 
 
-def read(path: Path, model: ModelConfig) -> OtherModel:
+def other_model(variables: Any, class_names: Sequence[str], model: ModelConfig) -> OtherModel:
+    """A trained model with these variables and classes; model: its own config."""
+    return OtherModel(_flat(variables), tuple(class_names), provenance.configured(model))
+
+
+def read(path: pathlib.Path, model: ModelConfig) -> OtherModel:
     """The weights in a file: with the names of this package, or of a whole detector or a backbone in any known layout.
 
     model: the config of the new model, which has the number of its layers. Raises the errors of `files.read`,
     LayoutError and NamesError.
     """
     arrays, meta = files.read(path)
-    if all(name.split("/")[0] in COLLECTIONS for name in arrays):
-        return OtherModel(traverse_util.unflatten_dict(dict(arrays), sep="/"))
+    if all(name.startswith(COLLECTIONS) for name in arrays):
+        return OtherModel({tuple(name.split("/")): array for name, array in arrays.items()})
     layout = layouts.detect(arrays)
+    pixels, _ = provenance.pixels(arrays, meta, layout, model)
     if layout in layouts.WHOLE:
         variables, left = state_dict.known(layouts.detector(model, layout), arrays)
-        return OtherModel(variables, tuple(provenance.class_names(meta) or ()), left)
+        return OtherModel(_flat(variables), tuple(provenance.class_names(meta) or ()), pixels, left)
     backbone = layouts.find_backbone(arrays)
     variables, left = state_dict.known(backbone.table.under(backbone.prefix, "backbone"), arrays)
-    return OtherModel(variables, (), left)
+    return OtherModel(_flat(variables), (), pixels, left)
 
 
-def start(other: OtherModel, parameters: Parameters, class_names: Sequence[str], where: str) -> Start:
-    """What a new model, whose classes by label are `class_names`, takes of another one. where: for messages.
+def start(
+    other: OtherModel, parameters: Parameters, class_names: Sequence[str], pixels: provenance.Pixels, where: str
+) -> Start:
+    """What a new model, whose classes by label are `class_names`, takes of another one. pixels: what the new one takes
+    for input; where: for messages.
 
     Raises InitialError where nothing fits.
     """
-    have: dict[Any, Any] = traverse_util.flatten_dict(dict(other.variables))  # type: ignore[assignment]
-    want: dict[Any, Any] = traverse_util.flatten_dict(parameters.shapes)  # type: ignore[assignment]
+    have, want = other.arrays, _flat(parameters.shapes)
     given, parts, anew, unlike = {}, {}, [], []
     same_classes = not other.class_names or _plain(other.class_names) == _plain(class_names)
     for path, leaf in want.items():
@@ -88,7 +98,7 @@ def start(other: OtherModel, parameters: Parameters, class_names: Sequence[str],
         if path not in have:
             anew.append(path)
         elif layout is not None and not same_classes:
-            part = _part(np.asarray(have[path]), leaf, layout, other.class_names, class_names)
+            part = _part(have[path], leaf, layout, other.class_names, class_names)
             if part is None:
                 unlike.append(path)
             else:
@@ -96,7 +106,7 @@ def start(other: OtherModel, parameters: Parameters, class_names: Sequence[str],
         elif np.shape(have[path]) != tuple(leaf.shape):
             unlike.append(path)
         else:
-            given[path] = np.asarray(have[path]).astype(leaf.dtype, copy=False)
+            given[path] = have[path].astype(leaf.dtype, copy=False)
     kept = [path for path, (_, known) in parts.items() if known.any()]
     if not given and not kept:
         raise InitialError(f"config.model.init={where}: nothing in it fits this model by name and shape")
@@ -113,10 +123,12 @@ def start(other: OtherModel, parameters: Parameters, class_names: Sequence[str],
     for text, paths in (("not in it", anew), ("of another shape in it", unlike)):
         if paths:
             notes.append(f"start anew, {text}: {_groups(paths)}")
-    unused = [path for path in have if path not in want]
-    if unused or other.left:
-        names = _groups(unused) if unused else f"{len(other.left)} arrays like {other.left[0]}"
-        notes.append(f"no place here for {names}")
+    if unused := [path for path in have if path not in want]:
+        notes.append(f"no place here for {_groups(unused)}")
+    if other.left:
+        notes.append(f"no place here for {len(other.left)} arrays of the file, such as {other.left[0]}")
+    if other.pixels is not None and not provenance.same(other.pixels, pixels):
+        notes.append(f"warning: these weights want {other.pixels}, not {pixels}; give {other.pixels.options()}")
     return Start(traverse_util.unflatten_dict(given), parts, notes)
 
 
@@ -156,7 +168,11 @@ def _millions(leaves: Any) -> str:
     return f"{sum(int(np.prod(leaf.shape)) for leaf in leaves) / 1e6:.2f}"
 
 
-def _groups(paths: Sequence[tuple[str, ...]]) -> str:
+def _flat(tree: Any) -> dict[Path, Any]:
+    return dict(traverse_util.flatten_dict(tree))  # type: ignore[arg-type]
+
+
+def _groups(paths: Sequence[Path]) -> str:
     """The modules of these arrays, with the number of arrays in each."""
     counts = Counter(path[1] for path in paths)
     return ", ".join(f"{name} ({count} array{'s' if count > 1 else ''})" for name, count in counts.items())

@@ -20,7 +20,7 @@ PROJECT = "dyhead_jax"  # of Weights & Biases; the experiment of MLflow
 
 
 class TrackerError(ValueError):
-    """A program is not installed; the message names the extra."""
+    """A program is not installed, or has not the record of this run; the message names the extra or the file."""
 
 
 class Tracker(Protocol):
@@ -101,6 +101,7 @@ class MLflow:
         try:
             import mlflow  # type: ignore[import-not-found]
             from mlflow.entities import Metric  # type: ignore[import-not-found]
+            from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
         except ImportError as error:
             raise _absent("mlflow") from error
         self._metric = Metric
@@ -115,7 +116,13 @@ class MLflow:
                 self._client.log_param(identity, name, str(value)[:500])
             _keep(folder, "mlflow", identity)
         else:
-            self._client.update_run(identity, status="RUNNING")
+            try:
+                self._client.update_run(identity, status="RUNNING")
+            except MlflowException as error:
+                raise TrackerError(
+                    f"{folder / 'trackers.json'} names run {identity}, which MLflow at {uri} does not have; give the"
+                    " MLFLOW_TRACKING_URI of before, or remove the file to start a new record"
+                ) from error
         self._identity = identity
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:

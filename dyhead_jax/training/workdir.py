@@ -1,7 +1,7 @@
 """The folder of a run, and whether a config may resume in it.
 
-It holds config.json, metrics.jsonl, checkpoints/, figures/, data/ (data sets that a source prepares), profile/ and
-failures/.
+It holds config.json, metrics.jsonl, checkpoints/, figures/, data/ (data sets that a source prepares), profile/,
+failures/, and what the programs of `trackers` write.
 """
 
 import dataclasses

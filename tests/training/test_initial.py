@@ -15,16 +15,25 @@ from dyhead_jax.detectors.faster_rcnn import FasterRCNN
 from dyhead_jax.detectors.retinanet import RetinaNet
 from dyhead_jax.training import initial, optim, steps
 from dyhead_jax.types import Batch
-from dyhead_jax.weights import files, layouts, state_dict
+from dyhead_jax.weights import files, layouts, provenance, state_dict
 from tests.detectors import tiny
 
 OLD, NEW = ("cat", "dog", "cow"), ("bird", " Dog ", "cat", "sheep")
+PIXELS = provenance.Pixels((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), bgr=False)
 SMALL_ROI = {"fc_features": 8, "roi_levels": 2, "rpn_features": 8}
 
 
 def parameters_of(detector, classes, **options):
     model = dataclasses.replace(tiny.make(detector, **options), num_classes=classes)
     return steps.survey(model, tiny.CANVAS)
+
+
+def flat(tree):
+    return dict(flatten_dict(tree))
+
+
+def known(parameters, names=()):
+    return initial.OtherModel(flat(random(parameters.shapes, 0)), names)
 
 
 def random(shapes, seed):
@@ -55,7 +64,7 @@ def random(shapes, seed):
 def test_classes_keep_their_weights_by_name(detector, options, expected):
     old, new = parameters_of(detector, len(OLD), **options), parameters_of(detector, len(NEW), **options)
     before, drawn = random(old.shapes, 0), random(new.shapes, 1)
-    start = initial.start(initial.OtherModel(before, OLD), new, NEW, "runs/old")
+    start = initial.start(initial.OtherModel(flat(before), OLD), new, NEW, PIXELS, "runs/old")
     filled = start.fill(unflatten_dict(flatten_dict(drawn, keep_empty_nodes=True) | flatten_dict(start.given)))
     before, after, drawn = (flatten_dict(tree["params"]) for tree in (before, filled, drawn))
     assert {path[:-1] for path in new.classes} == set(expected)
@@ -85,7 +94,7 @@ def test_a_wider_pyramid_keeps_the_backbone_and_names_the_rest():
     wide = dataclasses.replace(tiny.make(ATSS), neck=dataclasses.replace(tiny.make(ATSS).neck, features=32))
     wide = dataclasses.replace(wide, dyhead=dataclasses.replace(wide.dyhead, features=32))
     new = steps.survey(wide, tiny.CANVAS)
-    start = initial.start(initial.OtherModel(random(old.shapes, 0), OLD), new, OLD, "W")
+    start = initial.start(known(old, OLD), new, OLD, PIXELS, "W")
     assert set(start.given["params"]["backbone"]) == {"stem", "conv_0", "conv_1", "conv_2"}
     anew = next(line for line in start.notes if line.startswith("start anew, of another shape"))
     assert "neck" in anew
@@ -95,25 +104,45 @@ def test_a_wider_pyramid_keeps_the_backbone_and_names_the_rest():
 
 def test_other_blocks_start_anew_and_superfluous_ones_are_named():
     one, two = parameters_of(ATSS, 3), parameters_of(ATSS, 3, blocks=2)
-    start = initial.start(initial.OtherModel(random(one.shapes, 0), OLD), two, OLD, "W")
+    start = initial.start(known(one, OLD), two, OLD, PIXELS, "W")
     assert any(line.startswith("start anew, not in it: dyhead (") for line in start.notes)
-    start = initial.start(initial.OtherModel(random(two.shapes, 0), OLD), one, OLD, "W")
+    start = initial.start(known(two, OLD), one, OLD, PIXELS, "W")
     assert any(line.startswith("no place here for dyhead (") for line in start.notes)
 
 
 def test_weights_of_unknown_classes_are_taken_in_order_or_not_at_all():
     three, four = parameters_of(ATSS, 3), parameters_of(ATSS, 4)
-    start = initial.start(initial.OtherModel(random(three.shapes, 0)), three, NEW[:3], "W")
+    start = initial.start(known(three), three, NEW[:3], PIXELS, "W")
     assert ("params", "class_predictor", "kernel") in flatten_dict(start.given)
     assert any("taken in their order" in line for line in start.notes)
-    start = initial.start(initial.OtherModel(random(three.shapes, 0)), four, NEW, "W")
+    start = initial.start(known(three), four, NEW, PIXELS, "W")
     assert ("params", "class_predictor", "kernel") not in flatten_dict(start.given)
     assert any("of another shape in it: class_predictor (2 arrays)" in line for line in start.notes)
 
 
+def test_all_that_has_no_place_is_counted():
+    parameters = parameters_of(ATSS, 3)
+    other = known(parameters)
+    other.arrays["params", "teacher", "kernel"] = np.zeros(2)
+    other = dataclasses.replace(other, left=("ema.a", "ema.b"))
+    notes = initial.start(other, parameters, OLD, PIXELS, "W").notes
+    assert "no place here for teacher (1 array)" in notes
+    assert "no place here for 2 arrays of the file, such as ema.a" in notes
+
+
+def test_weights_that_want_other_pixels_are_a_warning():
+    parameters = parameters_of(ATSS, 3)
+    other = dataclasses.replace(known(parameters), pixels=PIXELS)
+    assert not any("warning" in line for line in initial.start(other, parameters, OLD, PIXELS, "W").notes)
+    own = dataclasses.replace(PIXELS, bgr=True)
+    (warning,) = (line for line in initial.start(other, parameters, OLD, own, "W").notes if "warning" in line)
+    assert "these weights want RGB, mean 127 127 127" in warning
+    assert "give --config.model.bgr=False" in warning
+
+
 def test_nothing_that_fits_is_an_error():
     with pytest.raises(initial.InitialError, match=r"config\.model\.init=x: nothing in it fits this model"):
-        initial.start(initial.OtherModel({"params": {"other": np.zeros(2)}}), parameters_of(ATSS, 3), OLD, "x")
+        initial.start(initial.OtherModel({("params", "other"): np.zeros(2)}), parameters_of(ATSS, 3), OLD, PIXELS, "x")
 
 
 def test_a_file_has_the_names_of_this_package_or_of_another(tmp_path):
@@ -126,7 +155,7 @@ def test_a_file_has_the_names_of_this_package_or_of_another(tmp_path):
     files.write(tmp_path / "own.npz", {"/".join(path): leaf for path, leaf in flatten_dict(variables).items()})
     files.write(tmp_path / "mmdet.npz", state_dict.save(layouts.detector(model, "mmdet"), variables))
     for name in ("own.npz", "mmdet.npz"):
-        start = initial.start(initial.read(tmp_path / name, model), parameters, OLD, name)
+        start = initial.start(initial.read(tmp_path / name, model), parameters, OLD, PIXELS, name)
         given = flatten_dict(start.given)
         assert set(given) == set(flatten_dict(variables)), name
         for path, leaf in given.items():
@@ -159,8 +188,8 @@ def test_a_trained_model_starts_lower_on_other_classes():
     state = steps.create_state(parameters, optimizer, scratch)
     for _ in range(60):
         state, _ = step(state, batch(("bright", "dark")))
-    other = initial.OtherModel(jax.device_get(state.variables()), ("bright", "dark", "none"))
-    start = initial.start(other, parameters, ("dark", "middle", "none"), "run")
+    other = initial.OtherModel(flat(jax.device_get(state.variables())), ("bright", "dark", "none"))
+    start = initial.start(other, parameters, ("dark", "middle", PIXELS, "none"), "run")
     tuned = start.fill(unflatten_dict(flatten_dict(scratch, keep_empty_nodes=True) | flatten_dict(start.given)))
     new = batch(("dark", "middle"))
     losses = {

@@ -90,6 +90,22 @@ def test_mlflow_without_a_server(tmp_path):
         assert base.execute("select name, status from runs").fetchall() == [("run", "FINISHED")]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason='needs the extra: pip install -e ".[mlflow]"')
+def test_a_record_that_mlflow_has_not_is_named(tmp_path):
+    (tmp_path / "trackers.json").write_text('{"mlflow": "gone"}')
+    code = (
+        "import sys; from pathlib import Path; from dyhead_jax.config import RunConfig\n"
+        "from dyhead_jax.training.trackers import open_trackers\n"
+        "open_trackers(RunConfig(mlflow=True), Path(sys.argv[1]), 0, {})"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "TrackerError" in last
+    assert f"{tmp_path / 'trackers.json'} names run gone" in last
+
+
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason='needs the extra: pip install -e ".[wandb]"')
 def test_wandb_offline(tmp_path):
