@@ -189,7 +189,7 @@ def test_a_trained_model_starts_lower_on_other_classes():
     for _ in range(60):
         state, _ = step(state, batch(("bright", "dark")))
     other = initial.OtherModel(flat(jax.device_get(state.variables())), ("bright", "dark", "none"))
-    start = initial.start(other, parameters, ("dark", "middle", PIXELS, "none"), "run")
+    start = initial.start(other, parameters, ("dark", "middle", "none"), PIXELS, "run")
     tuned = start.fill(unflatten_dict(flatten_dict(scratch, keep_empty_nodes=True) | flatten_dict(start.given)))
     new = batch(("dark", "middle"))
     losses = {
