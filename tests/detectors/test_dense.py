@@ -35,7 +35,7 @@ def options(kind):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(k, marks=pytest.mark.long if k in ("fcos_tricks", "reppoints") else []) for k in KINDS],
+    params=[pytest.param(k, marks=[] if k in ("atss", "fcos") else pytest.mark.long) for k in KINDS],
 )
 def detector(request):
     """The kind, model, variables, and a jitted function of variables, images and truth to losses and gradients."""

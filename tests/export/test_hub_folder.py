@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -39,13 +40,19 @@ def copy(exported, tmp_path):
 def test_predictions_are_the_same_to_the_bit(workdir, exported):
     images = [tiny_run.noise(40, 60), tiny_run.noise(60, 40, seed=1)]
     expected = dyhead_jax.load(workdir)(images, score=0)
-    for source in (exported, exported / WEIGHTS, str(exported)):
-        model = dyhead_jax.load(source)
-        assert (model.class_names, model.category_ids, model.step) == (("a", "b"), (3, 7), 0)
-        for a, b in zip(model(images, score=0), expected, strict=True):
-            assert len(a) > 3
-            for field in ("boxes", "scores", "labels"):
-                np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    model = dyhead_jax.load(exported)
+    assert (model.class_names, model.category_ids, model.step) == (("a", "b"), (3, 7), 0)
+    for a, b in zip(model(images, score=0), expected, strict=True):
+        assert len(a) > 3
+        for field in ("boxes", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
+def test_folder_file_and_text_name_the_same_model(exported):
+    first, *others = (load_for_inference(source) for source in (exported, exported / WEIGHTS, str(exported)))
+    for other in others:
+        assert (other.config, other.class_names) == (first.config, first.class_names)
+        jax.tree.map(np.testing.assert_array_equal, other.variables, first.variables)
 
 
 def test_the_files_are_those_of_the_hub(exported, workdir):

@@ -21,6 +21,10 @@ C = 16
 FORMS = [{}, {"remat": True}, {"scan": True}, {"scan": True, "remat": True}]
 
 
+def named(form):
+    return "+".join(form) or "plain"
+
+
 @pytest.fixture(scope="module")
 def pyramid():
     keys = jax.random.split(jax.random.key(0), len(SIZES))
@@ -41,7 +45,7 @@ def arranged(params, form):
     return {"blocks": jax.tree.map(lambda *x: jnp.stack(x), params["block_0"], params["block_1"])}
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: "+".join(form) or "plain")
+@pytest.mark.parametrize("form", [FORMS[0], *(pytest.param(f, marks=pytest.mark.long) for f in FORMS[1:])], ids=named)
 def test_programs_are_the_same_without_a_collector(form, pyramid, params, monkeypatch):
     head = DyHead(2, C, norm_groups=4, **form)
     variables = {"params": arranged(params, form)}
@@ -110,7 +114,7 @@ def test_what_is_recorded_makes_the_result(plain, pyramid, params):
     assert len({float(w) for block in blocks for level in block.scale for w in level}) > 4
 
 
-@pytest.mark.parametrize("form", FORMS[1:], ids="+".join)
+@pytest.mark.parametrize("form", FORMS[1:], ids=named)
 def test_scanned_and_rematerialised_blocks_record_the_same(form, plain, pyramid, params):
     out, blocks = record(DyHead(2, C, norm_groups=4, **form), {"params": arranged(params, form)}, pyramid)
     assert len(blocks) == 2
@@ -122,7 +126,7 @@ def test_scanned_and_rematerialised_blocks_record_the_same(form, plain, pyramid,
         np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", ["atss", *(pytest.param(k, marks=pytest.mark.long) for k in KINDS if k != "atss")])
 def test_every_detector_is_recorded(kind):
     detector, options = KINDS[kind]
     loaded = trained.loaded(detector, options, trained=False, num_blocks=1)

@@ -101,7 +101,11 @@ def test_an_integer_offset_is_a_shift(implementation):
     np.testing.assert_allclose(deform_conv(**v, implementation=implementation), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("setting", "spread"), [(SETTINGS[0], 5), *((s, 30) for s in SETTINGS)], ids=str)
+@pytest.mark.parametrize(
+    ("setting", "spread"),
+    [(SETTINGS[0], 5), *(pytest.param(s, 30, marks=pytest.mark.long if s in SETTINGS[2:] else []) for s in SETTINGS)],
+    ids=str,
+)
 def test_windows_and_what_lies_beyond_them_equal_gathers(setting, spread):
     """Values and all gradients where some and where most positions have samples outside their window."""
     _, stride, padding, dilation, groups, *_ = setting
@@ -238,7 +242,7 @@ def test_calls_with_other_deformable_groups():
         deform_conv_calls(maps, calls)
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("masked", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_positions_in_pieces_change_nothing(masked, monkeypatch):
     """Values and all gradients, for positions that fill the last piece and that do not."""
     kernel, groups = (3, 3), 2

@@ -1,5 +1,7 @@
 """Convolution to few channels as products: the numbers of `lax`, forward and backward, and when it is used."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +19,12 @@ def test_equals_lax(kernel, size):
     k = jax.random.normal(keys[1], (*kernel, 10, 4))
     g = jax.random.normal(keys[2], (2, *size, 4))
 
-    def run(implementation):
+    @partial(jax.jit, static_argnums=0)
+    def run(implementation, x, k, g):
         y, vjp = jax.vjp(lambda x, k: narrow_conv(x, k, implementation), x, k)
         return y, *vjp(g)
 
-    for got, expected in zip(run("shifted"), run("lax"), strict=True):
+    for got, expected in zip(run("shifted", x, k, g), run("lax", x, k, g), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
