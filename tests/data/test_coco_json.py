@@ -77,6 +77,7 @@ def test_nasty_annotations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         val_images="images",
         limit=0,
         prepared=False,
+        box_frame="",
         workdir=Path("unused"),
     )
     expected = _NASTY[name]

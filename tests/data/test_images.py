@@ -56,7 +56,7 @@ def test_exif_orientation_is_not_applied() -> None:
     exif[0x0112] = 8
     encoded = _encode(Image.fromarray(_scene()), "JPEG", exif=exif)
     assert images.decode(encoded, "x").shape == (20, 30, 3)
-    assert images.size(io.BytesIO(encoded), "x") == (20, 30)
+    assert images.header(io.BytesIO(encoded), "x") == images.Header((20, 30), 8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -98,7 +98,7 @@ def test_nasty_images() -> None:
         assert decoded.ndim == 3
         assert decoded.shape[2] == 3
         with path.open("rb") as file:
-            assert images.size(file, str(path)) == decoded.shape[:2]
+            assert images.header(file, str(path)).size == decoded.shape[:2]
         if path.name in ("trailing_garbage.jpg", "progressive.jpg", "rgb16.png", "cmyk.jpg", "palette.png"):
             plain = images.decode((root / "images" / "ok_rgb.jpg").read_bytes(), "ok_rgb.jpg").astype(int)
             assert np.abs(decoded - plain).mean() < 8, path.name

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.index import Index
 from dyhead_jax.data.packing import shards
 from dyhead_jax.data.packing.records import PackedImages, SplitRecords
 from dyhead_jax.files import write_atomic
