@@ -7,12 +7,16 @@ fractions come without a size; they are taken of the upright picture, which is w
 Ultralytics reads. Sizes are (height, width), boxes x, y, width, height or corners in continuous pixels.
 """
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from dyhead_jax.data import images
 from dyhead_jax.data.annotations import ImageRecord, Records, Size
 from dyhead_jax.data.images import Header
 from dyhead_jax.data.source import DataError
@@ -39,16 +43,16 @@ def check_choice(choice: str) -> None:
         raise DataError(f"{OPTION} is {choice!r}; it may be {', '.join(map(repr, CHOICES))}")
 
 
-def declared(records: Records, images: Sequence[ImageRecord]) -> Frames:
+def declared(records: Records, pictures: Sequence[ImageRecord]) -> Frames:
     """The frames where the declared sizes are to be believed. Raises DataError for an image that has none."""
-    for i, image in enumerate(images):
+    for i, image in enumerate(pictures):
         if image.declared is None:
             raise DataError(f"{records.path}: images[{i}] needs a positive integer height and width")
-    sizes = np.array([image.declared for image in images], np.int64).reshape(-1, 2)
+    sizes = np.array([image.declared for image in pictures], np.int64).reshape(-1, 2)
     return Frames(np.zeros(len(sizes), bool), sizes, np.ones((len(sizes), 2)))
 
 
-def find(records: Records, images: Sequence[ImageRecord], headers: Sequence[Header], choice: str = "") -> Frames:
+def find(records: Records, pictures: Sequence[ImageRecord], headers: Sequence[Header], choice: str = "") -> Frames:
     """The frame of each image, by its declared size and the header of its file.
 
     choice: "" tells by the sizes; "stored" and "upright" believe that boxes are in pixels of the picture as it is
@@ -56,14 +60,14 @@ def find(records: Records, images: Sequence[ImageRecord], headers: Sequence[Head
     one. Raises DataError, which names file, image and both sizes, where "" finds no turn and no scale that makes one of
     the other.
     """
-    options = [_options(image.declared, header, choice) for image, header in zip(images, headers, strict=True)]
+    options = [_options(image.declared, header, choice) for image, header in zip(pictures, headers, strict=True)]
     leaning = _leaning(records, headers, options)
-    exchanged = _exchanged(records, images, headers, options)
+    exchanged = _exchanged(records, pictures, headers, options)
     faults: list[str] = []
     counts: Counter[str] = Counter()
-    upright = np.zeros(len(images), bool)
-    sizes, factors = np.ones((len(images), 2), np.int64), np.ones((len(images), 2))
-    for row, (image, header, own) in enumerate(zip(images, headers, options, strict=True)):
+    upright = np.zeros(len(pictures), bool)
+    sizes, factors = np.ones((len(pictures), 2), np.int64), np.ones((len(pictures), 2))
+    for row, (image, header, own) in enumerate(zip(pictures, headers, options, strict=True)):
         if not own and row in exchanged:
             own = {False: (1.0, 1.0)}
             counts["exchanged"] += 1
@@ -86,6 +90,20 @@ def find(records: Records, images: Sequence[ImageRecord], headers: Sequence[Head
     if records.fractions:
         factors = factors * sizes[:, ::-1]
     return Frames(upright, sizes, factors, notes)
+
+
+def declared_picture(path: Path, size: Size | None) -> np.ndarray:
+    """A picture (h, w, 3) uint8 RGB in the pixels that boxes of a file refer to which declares this size; None: as it
+    is stored. Raises DataError as `find` does, OSError for a file that cannot be read."""
+    encoded = images.read_file(path)
+    header = images.header(io.BytesIO(encoded), str(path))
+    own = _options(size, header, "")
+    if not own:
+        raise DataError(_mismatch(ImageRecord(0, str(path), size), header))
+    image = images.decode(encoded, str(path), upright=False not in own)
+    if size is None or image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _options(declared: Size | None, header: Header, choice: str) -> dict[bool, tuple[float, float]]:
@@ -123,7 +141,7 @@ def _leaning(records: Records, headers: Sequence[Header], options: Sequence[dict
 
 
 def _exchanged(
-    records: Records, images: Sequence[ImageRecord], headers: Sequence[Header], options: Sequence[dict]
+    records: Records, pictures: Sequence[ImageRecord], headers: Sequence[Header], options: Sequence[dict]
 ) -> set[int]:
     """The rows of images that declare width and height in each other's place, while their boxes are right.
 
@@ -132,7 +150,7 @@ def _exchanged(
     """
     rows = {
         image.id: row
-        for row, (image, header, own) in enumerate(zip(images, headers, options, strict=True))
+        for row, (image, header, own) in enumerate(zip(pictures, headers, options, strict=True))
         if not own and image.declared == header.size[::-1]
     }
     proven = False
