@@ -52,7 +52,13 @@ def declared(records: Records, pictures: Sequence[ImageRecord]) -> Frames:
     return Frames(np.zeros(len(sizes), bool), sizes, np.ones((len(sizes), 2)))
 
 
-def find(records: Records, pictures: Sequence[ImageRecord], headers: Sequence[Header], choice: str = "") -> Frames:
+def find(
+    records: Records,
+    pictures: Sequence[ImageRecord],
+    headers: Sequence[Header],
+    choice: str = "",
+    errors: list[str] | None = None,
+) -> Frames:
     """The frame of each image, by its declared size and the header of its file.
 
     choice: "" tells by the sizes; "stored" and "upright" believe that boxes are in pixels of the picture as it is
@@ -72,8 +78,8 @@ def find(records: Records, pictures: Sequence[ImageRecord], headers: Sequence[He
             own = {False: (1.0, 1.0)}
             counts["exchanged"] += 1
         if not own:
-            faults.append(_mismatch(image, header))
-            continue
+            faults.append(f"{records.path}: {_mismatch(image, header)}")
+            own = {False: (1.0, 1.0)}
         turned = bool(leaning) if len(own) > 1 else next(iter(own))
         upright[row] = turned and header.orientation > 1
         sizes[row] = header.upright if turned else header.size
@@ -81,11 +87,11 @@ def find(records: Records, pictures: Sequence[ImageRecord], headers: Sequence[He
         if header.orientation > 1:
             counts["upright" if turned else "unclear" if len(own) > 1 and leaning is None else "stored"] += 1
         counts["scaled"] += own[turned] != (1.0, 1.0)
-    if faults:
+    if errors is not None:
+        errors += faults
+    elif faults:
         others = f" (the first of {len(faults)} such images)" if len(faults) > 1 else ""
-        raise DataError(
-            f"{records.path}: {faults[0]}{others}; {OPTION}=stored, upright or declared says what the boxes refer to"
-        )
+        raise DataError(f"{faults[0]}{others}; {OPTION}=stored, upright or declared says what the boxes refer to")
     notes = _notes(counts, factors)
     if records.fractions:
         factors = factors * sizes[:, ::-1]

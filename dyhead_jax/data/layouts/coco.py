@@ -9,6 +9,7 @@ import numpy as np
 
 from dyhead_jax.data import coco_json
 from dyhead_jax.data.annotations import Records
+from dyhead_jax.data.images import open_file
 from dyhead_jax.data.layouts import parts
 from dyhead_jax.data.layouts.parts import Found, Layout, Tree
 from dyhead_jax.data.source import DataError
@@ -140,9 +141,9 @@ def _without(records: Records, category: int) -> Records:
 def _is_coco(path: Path) -> bool:
     """Whether a JSON has the three lists, by a search that takes a moment for half a gigabyte."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
-    except (OSError, ValueError):  # unreadable or empty
+    except (OSError, ValueError):  # unreadable, empty or a pipe
         return False
 
 

@@ -65,11 +65,18 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """The files under `root`, through links too, each folder once. Raises DataError when there is no such folder."""
+    """The files under `root`, through links too, each folder once.
+
+    Raises DataError when there is no such folder, and for one below it that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist")
     names, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()  # a link back would have no end
