@@ -18,8 +18,8 @@ from dyhead_jax.config import DataConfig, EvaluationConfig
 from dyhead_jax.data import images, pictures
 from dyhead_jax.inference import model, video
 from dyhead_jax.types import Detections
-from tests.data.folders import SHARED
 from tests.inference.tiny_run import save_with_orientation
+from tests.nasty import cases
 
 DATA = DataConfig(canvases=((48, 96), (96, 48)), short_side=(48,), long_side=96)
 traced = []
@@ -318,20 +318,14 @@ def test_wrong_arguments_are_one_line_and_write_nothing(arguments, code, message
     assert contents(tmp_path) == before
 
 
-@pytest.mark.skipif(not (SHARED / "nasty").is_dir(), reason=f"{SHARED}/nasty is absent")
 def test_every_odd_image_is_drawn_or_named(tmp_path, monkeypatch, capsys):
-    code, _, err = run(monkeypatch, capsys, "--out", tmp_path / "out", SHARED / "nasty" / "images")
+    folder = cases.FOLDER / "images"
+    code, _, err = run(monkeypatch, capsys, "--out", tmp_path / "out", folder)
     assert code == 1
-    broken = [
-        Path(case["file"]).name
-        for case in json.loads((SHARED / "nasty" / "manifest.json").read_text())["images"]
-        if case["suggested"].startswith("clear error")
-    ]
-    named = [name for name in broken if any(name in line for line in err.splitlines())]
-    assert named == broken
-    done = [Path(i["file_name"]).name for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]]
-    assert not set(done) & set(broken)
-    given = {p.name for p in (SHARED / "nasty" / "images").iterdir() if p.suffix.lower() in images.SUFFIXES}
+    broken = {name for name, reaction in cases.IMAGES.items() if reaction and name not in cases.EITHER}
+    done = {Path(i["file_name"]).name for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]}
+    given = {p.name for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES}
     reported = {name for name in given if any(f"/{name}" in line for line in err.splitlines())}
-    assert set(done) | reported == given
-    assert {"wide_4000x8.jpg", "one_pixel.png", "näme with spaces (1).jpg", "animated.gif", "rgba.png"} <= set(done)
+    assert done | reported == given
+    assert not done & reported
+    assert reported - cases.EITHER == broken & given

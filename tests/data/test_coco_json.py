@@ -1,121 +1,14 @@
 """Faulty annotation files: one clear line, or a counted note."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 
 from dyhead_jax.data import coco_json
 from dyhead_jax.data.source import DataError
-from tests.data.folders import rewrite, shared, write_split
-
-# What each file of the shared set of faults must do: None loads without a note, "note: ..." loads with a note of
-# that text, anything else is part of the error.
-_NASTY = {
-    "00_good": None,
-    "crowd_boxes": None,
-    "only_crowd_in_image": "note: 1 of 4 images have no box",
-    "zero_area": "note: 3 boxes without width or height",
-    "tiny_boxes": None,
-    "negative_coords": "note: clipped",
-    "fully_outside": "note: 1 boxes wholly outside",
-    "box_equals_image": None,
-    "path_traversal": r"images\[\d\]\.file_name .* leads out",
-    "absolute_path": r"images\[\d\]\.file_name .* leads out",
-    "mixed_modes": None,
-    "declared_size_wrong": "note: images declare a size that is not the file's",
-    "duplicate_image_ids": r"images\[1\]\.id 1",
-    "duplicate_annotation_ids": "note: 1 annotation ids",
-    "duplicate_boxes": None,
-    "noncontiguous_categories": None,
-    "unknown_category_id": r"annotations\[\d\]\.category_id",
-    "duplicate_category_ids": r"categories\[1\]\.id 1",
-    "unicode_category": None,
-    "empty_categories": "categories is empty",
-    "no_annotations_at_all": "note: 4 of 4 images",
-    "orphan_annotation": r"annotations\[\d\]\.image_id",
-    "float_strings": r"annotations\[\d\]\.bbox",
-    "string_ids": r"images\[0\]\.id",
-    "inf_bbox": r"annotations\[\d\]\.bbox",
-    "huge_ids": None,
-    "bbox_three_numbers": r"annotations\[\d\]\.bbox",
-    "bbox_null": r"annotations\[\d\]\.bbox",
-    "missing_images": "'images'",
-    "missing_annotations": "'annotations'",
-    "missing_ann_bbox": r"annotations\[0\] has no key 'bbox'",
-    "missing_ann_category_id": r"annotations\[0\] has no key 'category_id'",
-    "missing_ann_id": r"annotations\[0\] has no key 'id'",
-    "missing_ann_iscrowd": None,
-    "missing_image_file_name": r"images\[0\]\.file_name",
-    "missing_image_id": r"images\[0\] has no key 'id'",
-    "many_boxes": None,
-    "wrong_area": None,
-    "top_level_list": "holds a list",
-    "empty_object": "'images'",
-    "truncated_json": "is not JSON",
-    "utf8_bom": None,
-}
-
-
-def _nasty_names() -> list[str]:
-    return sorted(_NASTY)
-
-
-@pytest.mark.parametrize("name", _nasty_names())
-def test_nasty_annotations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyhead_jax.data.coco_folder import CocoFolder
-
-    root = shared("nasty")
-    source = CocoFolder(
-        root=str(root),
-        train_annotations=f"annotations/{name}.json",
-        train_images="images",
-        val_annotations=f"annotations/{name}.json",
-        val_images="images",
-        limit=0,
-        prepared=False,
-        box_frame="",
-        workdir=Path("unused"),
-    )
-    expected = _NASTY[name]
-    if expected is not None and not expected.startswith("note: "):
-        with pytest.raises(DataError, match=expected) as error:
-            source.split("train")
-        assert f"{name}.json" in str(error.value)
-        assert "\n" not in str(error.value)
-        return
-    split = source.split("train")
-    if expected is None:
-        assert split.notes == []
-    else:
-        assert any(expected.removeprefix("note: ") in note for note in split.notes), split.notes
-    for row in range(len(split)):
-        example = split[row]
-        height, width = example.image.shape[:2]
-        assert (height, width) == tuple(split.sizes[row])
-        assert np.isfinite(example.boxes).all()
-        assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
-        assert (example.boxes >= 0).all()
-        assert (example.boxes[:, 2:] <= np.array([[width, height]])).all()
-    truth = split.coco()
-    original = json.loads((root / "annotations" / f"{name}.json").read_text(encoding="utf-8-sig"))
-    assert [image["id"] for image in truth["images"]] == [image["id"] for image in original["images"]]
-    assert [a["bbox"] for a in truth["annotations"]] == [a["bbox"] for a in original["annotations"]]
-    assert [a["area"] for a in truth["annotations"]] == [a["area"] for a in original["annotations"]]
-    assert {c["name"] for c in truth["categories"]} == {c["name"] for c in original["categories"]}
-    dataset = COCO()
-    dataset.dataset = truth
-    dataset.createIndex()
-    assert len(dataset.anns) == len(original["annotations"])
-    assert all("iscrowd" in annotation for annotation in dataset.anns.values())
-
-
-def test_every_shared_fault_is_expected_here() -> None:
-    manifest = json.loads((shared("nasty") / "manifest.json").read_text())
-    assert {Path(case["file"]).stem for case in manifest["annotations"]} == set(_NASTY)
+from tests.data.folders import rewrite, write_split
 
 
 @pytest.fixture

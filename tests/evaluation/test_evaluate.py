@@ -60,35 +60,6 @@ def test_the_published_numbers(case, monkeypatch, capsys):
     assert last == average_precision.ap_line(metrics)
 
 
-@needs_shared
-@pytest.mark.parametrize(
-    ("name", "reaction"),
-    [
-        ("00_perfect", 1.0),
-        ("empty", 0.0),
-        ("unknown_category", "record 0 has category_id 77, which the ground truth lacks"),
-        ("nan_score", "record 0 has score nan"),
-        ("missing_score", "record 0 has no key 'score'"),
-        ("tied_scores", 1.0),
-        ("duplicates", 0.7124),
-        ("over_100_per_image", 0.5110),
-    ],
-)
-def test_odd_results(name, reaction, monkeypatch, capsys):
-    nasty = SHARED / "nasty"
-    detections = nasty / "results" / f"{name}.json"
-    code, out, err = run_command(
-        monkeypatch, capsys, "--annotations", nasty / "annotations" / "00_good.json", "--detections", detections
-    )
-    if isinstance(reaction, str):
-        assert code == 1
-        assert err.startswith(f"error: {detections}: {reaction}")
-        assert err.count("\n") == 1
-    else:
-        assert code == 0
-        assert out.splitlines()[-1].startswith(f"AP {reaction:.4f} AP50")
-
-
 def ground_truth(**changes):
     """One image, one large box of category 7, and a category 3 without boxes."""
     annotation = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [10, 10, 100, 100], "area": 10000.0, "iscrowd": 0}
