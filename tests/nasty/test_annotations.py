@@ -1,5 +1,4 @@
 """Every annotation file of the set: one clear line, a counted note or nothing, and its own boxes to score with."""
-with."""
 
 import json
 from pathlib import Path
