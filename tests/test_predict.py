@@ -329,3 +329,27 @@ def test_every_odd_image_is_drawn_or_named(tmp_path, monkeypatch, capsys):
     assert done | reported == given
     assert not done & reported
     assert reported - cases.EITHER == broken & given
+
+
+def test_an_input_without_a_picture_stops_nothing_and_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "photos" / "a.png")
+    given = [tmp_path / "photos", tmp_path / "empty", tmp_path / "*.gif"]
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "out", *given)
+    assert (code, err) == (0, "")
+    assert out.startswith("1 of 1 images")
+    assert f"left out: 2 inputs without a picture ({tmp_path / 'empty'}, {tmp_path / '*.gif'})" in out
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "other", *given[1:])
+    assert code == 1
+    assert err.startswith(f"error: {tmp_path / 'empty'}: no image in this folder")
+    assert "; nor in 1 others" in err
+
+
+def test_hidden_folders_and_links_are_counted(tmp_path):
+    from dyhead_jax.inference import inputs
+
+    (tmp_path / "photos" / ".hidden").mkdir(parents=True)
+    (tmp_path / "photos" / "link").symlink_to(tmp_path)
+    picture(tmp_path / "photos" / "a.png")
+    assert inputs.find([tmp_path / "photos"]).left_out == {"hidden folders": 1, "links to folders": 1}

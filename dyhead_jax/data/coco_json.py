@@ -166,9 +166,8 @@ def _notes(counts: Counter[str]) -> list[str]:
     keys = [f"{key.removeprefix('key ')} ({count})" for key, count in counts.most_common() if key.startswith("key ")]
     if keys:
         more = f" and {len(keys) - 8} others" if len(keys) > 8 else ""
-        notes.append(
-            f"keys of annotations that are not read, with how many have something there: {', '.join(keys[:8])}{more}"
-        )
+        listed = ", ".join(keys[:8]) + more
+        notes.append(f"keys of annotations that are not read (and how many say something): {listed}")
     if counts["key score"]:
         notes.append(f"{counts['key score']} annotations have a score, as detections do; they are taken as true boxes")
     return notes

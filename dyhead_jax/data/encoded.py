@@ -53,19 +53,20 @@ class FolderImages:
                 found[row] = header_of(self._folder / self._file_names[row], named_in)
         return found
 
-    def stamps(self) -> list[tuple[int, int]]:
-        """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
+    def stamps(self) -> list[tuple[int, int, int]]:
+        """Of each file its size in bytes and the times of the last change of its content and of its inode in
+        nanoseconds, without reading it. Tools that copy can set the first time back, but not the second.
 
         Raises DataError for a file that is missing.
         """
         return [self._stamp(row) for row in range(len(self._file_names))]
 
-    def _stamp(self, index: int) -> tuple[int, int]:
+    def _stamp(self, index: int) -> tuple[int, int, int]:
         try:
             status = (self._folder / self._file_names[index]).stat()
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def header_of(path: Path, named_in: Path) -> Header:

@@ -1,5 +1,6 @@
 """Faulty annotation files: one clear line, or a counted note."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,68 @@ def test_files_that_hold_something_else(tmp_path: Path, text: bytes) -> None:
         coco_json.read(path)
     with pytest.raises(DataError, match="does not exist"):
         coco_json.read(tmp_path / "y.json")
+
+
+def _notes(good: tuple[Path, dict[str, Any]], keys: dict[str, Any]) -> tuple[coco_json.Index, list[str]]:
+    """The index of the file with more keys in its first annotation."""
+    root, content = good
+    content["annotations"][0].update(keys)
+    index = _load(root, content)
+    return index, [note for note in index.notes if "images have no box" not in note]
+
+
+@pytest.mark.parametrize("value", [1, True])
+def test_ignored_boxes_are_crowd_and_counted(good: tuple[Path, dict[str, Any]], value: Any) -> None:
+    index, notes = _notes(good, {"ignore": value})
+    assert index.crowd.tolist() == [True, False, False]
+    assert index.box_counts().tolist() == [1, 1, 0]
+    assert [a["iscrowd"] for a in coco_json.ground_truth(index)["annotations"]] == [1, 0, 0]
+    assert notes == ["1 boxes marked `ignore` do not train, and count neither way in evaluation (as crowd)"]
+
+
+def test_a_turned_box_becomes_the_box_around_it(good: tuple[Path, dict[str, Any]]) -> None:
+    index, notes = _notes(good, {"attributes": {"rotation": 30.0, "occluded": False}})  # the box is 2, 3, 10, 8
+    angle, corners = np.deg2rad(30.0), np.array([[-5, -4], [5, -4], [5, 4], [-5, 4]])
+    turned = corners @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + [7, 7]
+    np.testing.assert_allclose(index.boxes[0], [*turned.min(0), *turned.max(0)], atol=1e-5)
+    assert notes == ["1 turned boxes (attributes.rotation) became the boxes around them"]
+
+
+@pytest.mark.parametrize("polygons", [[[3, 4, 9, 4, 9, 11.5], [2, 5, 3, 6, 4, 7]], [2, 4, 9, 4, 9, 11.5]])
+@pytest.mark.parametrize("bbox", [[], None, "absent"])
+def test_polygons_stand_in_for_a_box_that_is_missing(
+    good: tuple[Path, dict[str, Any]], polygons: Any, bbox: Any
+) -> None:
+    if bbox == "absent":
+        good[1]["annotations"][0].pop("bbox")
+    index, notes = _notes(good, {"segmentation": polygons} | ({} if bbox == "absent" else {"bbox": bbox}))
+    np.testing.assert_allclose(index.boxes[0], [2, 4, 9, 11.5])
+    assert notes == ["1 boxes are those of their polygons: the file has none for them"]
+
+
+def test_what_is_not_read_is_said(good: tuple[Path, dict[str, Any]]) -> None:
+    attributes = {"occluded": True, "track_id": 0}
+    _, notes = _notes(good, {"score": 0.9, "attributes": attributes, "extra": {}, "caption": "x"})
+    assert notes == [
+        "keys of annotations that are not read (and how many say something): score (1), attributes.occluded (1)",
+        "1 annotations have a score, as detections do; they are taken as true boxes",
+    ]
+    good[1]["annotations"][0].pop("score")
+    good[1]["images"][0]["not_exhaustive_category_ids"] = [3]
+    good[1]["categories"][0]["name"] = "a"
+    _, notes = _notes(good, {"attributes": {}})
+    assert notes[0].startswith("1 images are not annotated with all objects of some classes")
+    assert notes[1] == "2 classes have the same name 'a'"
+
+
+@pytest.mark.parametrize("digits", [400, 5_000])
+def test_numbers_of_many_digits_are_named(good: tuple[Path, dict[str, Any]], digits: int) -> None:
+    root, content = good
+    path = root / "annotations" / "instances_val.json"
+    for old in ('"bbox": [2', '"area": 40.0', '"height": 20', '"iscrowd": 0', '"image_id": 100'):
+        text = json.dumps(content)
+        assert old in text
+        path.write_text(text.replace(old, old.rpartition(" ")[0] + (" [" if "[" in old else " ") + "9" * digits, 1))
+        with pytest.raises(DataError, match=r"instances_val\.json.*") as error:
+            coco_json.load(path)
+        assert len(str(error.value)) < 400

@@ -52,7 +52,7 @@ def test_black_pngs_of_every_mode_are_whole(mode: str) -> None:
 
 
 def test_interlaced_sizes_are_those_of_the_format() -> None:
-    """Of a grey picture of 5 x 3 pixels the passes have 1, 1, 0, 1, 1, 2 and 1 rows, each a byte longer than its pixels."""
+    """Of 5 x 3 grey pixels the passes have 1, 1, 0, 1, 1, 2 and 1 rows, each a byte longer than its pixels."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 3, 8, 0, 0, 0, 1))
     for length, fault in ((22, None), (21, "its pixels end after 21 of 22 bytes")):
         data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(length))) + chunk(b"IEND", b"")

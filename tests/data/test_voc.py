@@ -99,3 +99,23 @@ def test_images_without_xml_are_counted(tmp_path: Path) -> None:
     photo_sets.voc(tmp_path, lists=False)
     (tmp_path / "train" / "empty.xml").unlink()
     assert "1 images have no XML and are not used" in opened(tmp_path).notes
+
+
+def test_what_other_tools_add_is_read(tmp_path: Path) -> None:
+    parts = {"train": [Picture("a.jpg", (30, 40), [(10, 10, 20, 16, 0), (3, 3, 8, 8, 1), (5, 1, 9, 7, 2)])]}
+    photo_sets.voc(tmp_path, parts)
+    text = xml(tmp_path, "a").read_text()
+    turned = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+    text = text.replace("<difficult>0</difficult>", turned, 1)
+    text = text.replace("<difficult>0</difficult>", "<difficult>True</difficult>", 1)
+    text = text.replace("<difficult>0</difficult>", "<difficult>Unspecified</difficult><ignore>1</ignore>", 1)
+    xml(tmp_path, "a").write_text(text)
+    split = opened(tmp_path, val_fraction=0.0)
+    assert split[0].crowd.tolist() == [False, True, True]
+    assert split[0].boxes[0].tolist() == [12, 8, 18, 18]
+    notes = " ".join(split.notes)
+    for text in ("1 difficult boxes", "1 boxes marked <ignore>", "1 turned boxes", "3 parts of objects are not used"):
+        assert text in notes
+    xml(tmp_path, "a").write_text(xml(tmp_path, "a").read_text().replace("Unspecified", "perhaps"))
+    with pytest.raises(DataError, match=r"a\.xml: object 3: <difficult> is 'perhaps'; it must be 0 or 1"):
+        opened(tmp_path, val_fraction=0.0)
