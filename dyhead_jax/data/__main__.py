@@ -27,7 +27,7 @@ examples:
   python train.py --config=configs/atss_r50_dyhead_1x.py --config.data.root=/data/coco ..."""
 SHOW = """\
 Draws what the network sees, to look at before a training: each row of the batches, with its boxes and class
-names, beside the image as it is stored, and all of them on a contact sheet. The rows are those that training
+names, beside the image as it is annotated, and all of them on a contact sheet. The rows are those that training
 with the same config sees at the same step. A source that prepares files keeps them in <out>/data.
 
 examples:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dyhead_jax.data import frames, index
-from dyhead_jax.data.annotations import Annotation, ImageRecord, Records, collected
+from dyhead_jax.data.annotations import Annotation, ImageRecord, Records
 from dyhead_jax.data.images import Header
 from dyhead_jax.data.index import Index, make_index
 from dyhead_jax.data.json_file import is_number, read_json, short
@@ -22,6 +22,7 @@ from dyhead_jax.data.source import NO_IMAGE, DataError
 
 _READ = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore")
 _OF_OTHER_TASKS = ("segmentation", "keypoints", "num_keypoints", "caption", "label")  # label: of `shapes`
+_KNOWN = {*_READ, *_OF_OTHER_TASKS, "attributes"}
 _PARTLY = ("not_exhaustive_category_ids", "neg_category_ids")  # LVIS: not every class was looked for in every image
 
 
@@ -50,7 +51,7 @@ def records(path: Path, errors: list[str] | None = None) -> Records:
     image_ids = {image.id for image in images}
     boxes, counts = [], Counter()
     for i, record in enumerate(content["annotations"]):
-        with collected(errors):
+        try:
             annotation = _annotation(path, i, record, counts)
             if annotation.image_id not in image_ids:
                 raise DataError(f"{path}: annotations[{i}].image_id {annotation.image_id} is not among the images")
@@ -58,6 +59,11 @@ def records(path: Path, errors: list[str] | None = None) -> Records:
                 raise DataError(
                     f"{path}: annotations[{i}].category_id {annotation.category_id} is not among the categories"
                 )
+        except DataError as error:
+            if errors is None:
+                raise
+            errors.append(str(error))
+        else:
             boxes.append(annotation)
     for key in _PARTLY:
         counts[key] = sum(bool(image.get(key)) for image in content["images"])
@@ -116,20 +122,21 @@ def _annotation(path: Path, i: int, record: Any, counts: Counter[str]) -> Annota
     for key, value in (("iscrowd", crowd), ("ignore", ignore)):
         if value not in (0, 1):
             raise DataError(f"{where}.{key} is {short(value)}; it must be 0 or 1")
-    counts["ignore"] += bool(ignore) and not crowd
+    if ignore and not crowd:
+        counts["ignore"] += 1
     attributes = record.get("attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
-    rotation = attributes.get("rotation") or 0
-    if not is_number(rotation):
-        raise DataError(f"{where}.attributes.rotation is {short(rotation)}; it must be degrees")
-    if rotation % 180:
-        counts["rotation"] += 1
-        x, y, width, height = around(x, y, width, height, rotation)
-    known = {*_READ, *_OF_OTHER_TASKS, "attributes"}
-    for key in [key for key, value in record.items() if value and key not in known]:
-        counts[f"key {key}"] += 1
-    for key in [key for key, value in attributes.items() if value and key != "rotation"]:
-        counts[f"key attributes.{key}"] += 1
+    if attributes and isinstance(attributes, dict):
+        rotation = attributes.get("rotation") or 0
+        if not is_number(rotation):
+            raise DataError(f"{where}.attributes.rotation is {short(rotation)}; it must be degrees")
+        if rotation % 180:
+            counts["rotation"] += 1
+            x, y, width, height = around(x, y, width, height, rotation)
+        for key in [key for key, value in attributes.items() if value and key != "rotation"]:
+            counts[f"key attributes.{key}"] += 1
+    for key in record.keys() - _KNOWN:
+        if record[key]:
+            counts[f"key {key}"] += 1
     return Annotation(identity, image_id, category_id, (x, y, width, height), float(area), bool(crowd) or bool(ignore))
 
 
@@ -163,7 +170,8 @@ def _notes(counts: Counter[str]) -> list[str]:
         " used: all classes count as looked for",
     }
     notes = [f"{counts[kind]} {words}" for kind, words in text.items() if counts[kind]]
-    keys = [f"{key.removeprefix('key ')} ({count})" for key, count in counts.most_common() if key.startswith("key ")]
+    unread = sorted((-count, key.removeprefix("key ")) for key, count in counts.items() if key.startswith("key "))
+    keys = [f"{key} ({-count})" for count, key in unread]
     if keys:
         more = f" and {len(keys) - 8} others" if len(keys) > 8 else ""
         listed = ", ".join(keys[:8]) + more

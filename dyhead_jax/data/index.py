@@ -93,13 +93,14 @@ def make_index(
             raise DataError(f"{records.path}: {wrong} ({frames.OPTION}=stored takes them as they are)")
     counts: Counter[str] = Counter()
     rows: list[list[tuple[list[float], int, bool]]] = [[] for _ in images]
+    factors, sides = frame.factors.tolist(), frame.sizes.tolist()
     seen: set[int] = set()
     repeated = 0
     for row, annotation in own:
         repeated += annotation.id in seen or annotation.id == 0
         seen.add(annotation.id)
-        x, y, width, height = scale(annotation.bbox, frame.factors[row])
-        image_height, image_width = frame.sizes[row].tolist()
+        x, y, width, height = scale(annotation.bbox, factors[row])
+        image_height, image_width = sides[row]
         box = [max(x, 0.0), max(y, 0.0), min(x + width, float(image_width)), min(y + height, float(image_height))]
         kind = ""
         if width <= 0 or height <= 0:
@@ -141,11 +142,9 @@ def make_index(
     return index
 
 
-def scale(
-    bbox: tuple[float, float, float, float], factors: np.ndarray | tuple[float, float]
-) -> tuple[float, float, float, float]:
+def scale(bbox: tuple[float, float, float, float], factors: Sequence[float]) -> tuple[float, float, float, float]:
     """A box x, y, width, height by factors x, y."""
-    by_x, by_y = (float(factor) for factor in factors)
+    by_x, by_y = factors
     return bbox[0] * by_x, bbox[1] * by_y, bbox[2] * by_x, bbox[3] * by_y
 
 
@@ -160,7 +159,7 @@ def ground_truth(index: Index, records: Records) -> dict[str, Any]:
     return coco_object(records, images, factors)
 
 
-def coco_object(records: Records, images: list[dict[str, Any]], factors: dict[int, Any]) -> dict[str, Any]:
+def coco_object(records: Records, images: list[dict[str, Any]], factors: dict[int, Sequence[float]]) -> dict[str, Any]:
     """A COCO object of `records`. images: its images; factors: x, y, by which the boxes of each image id are
     multiplied.
 

@@ -1,7 +1,6 @@
 """JSON files that others wrote: their content, or one error that names the file."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ def read_json(path: Path) -> Any:
 
 def is_number(value: Any, largest: float = LARGEST) -> bool:
     """Whether a value is a finite number, and no larger than `largest` in size."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return math.isfinite(value) and abs(value) <= largest if isinstance(value, float) else abs(value) <= largest
+    return isinstance(value, (float, int)) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def short(value: Any) -> str:

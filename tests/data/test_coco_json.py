@@ -141,7 +141,7 @@ def test_what_is_not_read_is_said(good: tuple[Path, dict[str, Any]]) -> None:
     attributes = {"occluded": True, "track_id": 0}
     _, notes = _notes(good, {"score": 0.9, "attributes": attributes, "extra": {}, "caption": "x"})
     assert notes == [
-        "keys of annotations that are not read (and how many say something): score (1), attributes.occluded (1)",
+        "keys of annotations that are not read (and how many say something): attributes.occluded (1), score (1)",
         "1 annotations have a score, as detections do; they are taken as true boxes",
     ]
     good[1]["annotations"][0].pop("score")
