@@ -21,6 +21,7 @@ from dyhead_jax.evaluation.average_precision import (
     EvaluationError,
     Result,
     ap_line,
+    check_format,
     coco_metrics,
     read_ground_truth,
     read_results,
@@ -80,6 +81,7 @@ def _main() -> None:
         ground_truth = read_ground_truth(options.annotations)
         results = read_results(options.detections)
         metrics = coco_metrics(ground_truth, results, where=str(options.detections))
+        check_format(ground_truth, results, str(options.detections))
         if options.report is not None:
             _report_on_files(options, ground_truth, results, metrics)
     else:
@@ -145,13 +147,16 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
 def _report_on_files(
     options: Any, ground_truth: dict[str, Any], results: list[Result], metrics: dict[str, Any]
 ) -> None:
-    from dyhead_jax.data import images
+    from dyhead_jax.data import frames
     from dyhead_jax.evaluation.report.setting import Setting
     from dyhead_jax.evaluation.report.write import write_report
 
-    def read(_: int, file_name: str) -> np.ndarray:
-        path = options.images / file_name
-        return images.decode(path.read_bytes(), str(path))
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in ground_truth["images"]}
+
+    def read(image_id: int, file_name: str) -> np.ndarray:
+        """The picture in the pixels that the boxes refer to."""
+        size = sizes[image_id]
+        return frames.declared_picture(options.images / file_name, None if None in size else size)
 
     about = Setting(
         title=f"Detection report: {options.detections.name}",

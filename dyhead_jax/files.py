@@ -1,5 +1,8 @@
 """Files and folders that are written whole or not at all."""
 
+import contextlib
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -36,11 +39,13 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a hidden, empty folder beside `path` to fill; when the block ends it becomes the folder `path`.
 
-    Its files are synced to disk first. When the block raises, it is removed; a kill leaves it behind. A `path` that
-    is there already stays: of two writers at once the first to end wins.
+    Its files are synced to disk first. When the block raises, it is removed; a kill leaves it behind until the next
+    call for the same path. A `path` that is there already stays: of two writers at once the first to end wins.
     """
-    hidden = path.with_name(f".incomplete-{path.name}-{secrets.token_hex(4)}")
-    hidden.mkdir()
+    start = f".incomplete-{path.name}-"
+    for left in path.parent.glob(f"{glob.escape(start)}" + "[0-9a-f]" * 8):
+        _remove_if_abandoned(left)
+    hidden, lock = _locked_folder(path.parent, start)
     try:
         yield hidden
         for file in hidden.rglob("*"):
@@ -53,6 +58,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(parent: Path, start: str) -> tuple[Path, int]:
+    """A new folder and the descriptor of a lock on it, which ends with this process."""
+    while True:
+        folder = parent / f"{start}{secrets.token_hex(4)}"
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # else another process took it for abandoned before it was locked
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Removes a folder of `_locked_folder` whose process has ended."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # its process is at work
+    finally:
+        os.close(lock)
 
 
 def _sync(path: Path) -> None:

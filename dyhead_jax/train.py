@@ -17,7 +17,9 @@ The folder then holds
     config.json       the whole config
     metrics.jsonl     one JSON object per line: step, train/loss, train/loss_<term>, train/lr, train/grad_norm,
                       train/images_per_second, train/input_wait (the fraction of the time in which the devices were
-                      idle because process 0 was loading; an upper bound), eval/AP, eval/AP50, ...
+                      idle because process 0 was loading; an upper bound), train/boxes and, left out of training,
+                      train/boxes_too_small, train/boxes_cut_away, train/boxes_over_max (of process 0, since the start),
+                      eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
     failures/         all that python -m dyhead_jax.failure needs to rerun a step whose loss was not finite
     tensorboard/, wandb/, mlflow.db, trackers.json      what config.run.tensorboard, wandb and mlflow write
@@ -46,7 +48,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
-from dyhead_jax.data import pictures, pipeline
+from dyhead_jax.data import box_counts, pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, exported_folder, visualize
 from dyhead_jax.evaluation.split import evaluate_split
@@ -143,7 +145,7 @@ def train(config: Config, folder: Path) -> None:
         )
         stack.enter_context(progress)
 
-        def settle(step: int, values: Any, loaded: pipeline.Loaded) -> None:
+        def settle(step: int, values: Any, loaded: pipeline.Loaded, position: dict[str, Any]) -> None:
             """Checks and logs the metrics of a step. The next one is already running, so devices do not wait."""
             scalars = {f"train/{name}": float(value) for name, value in devices.unreplicate(values).items()}
             for name in ("loss", "grad_norm"):
@@ -159,7 +161,8 @@ def train(config: Config, folder: Path) -> None:
                     )
             progress.update(step, scalars["train/loss"])
             if metrics is not None and (step % run.log_every == 0 or step == total):
-                metrics.write(step, scalars | {f"train/{name}": value for name, value in progress.speed().items()})
+                more = progress.speed() | position["boxes"]
+                metrics.write(step, scalars | {f"train/{name}": value for name, value in more.items()})
 
         def evaluate_now(step: int) -> dict[str, float]:
             """AP on the held-out images; also written to metrics.jsonl and standard output, with figures."""
@@ -190,7 +193,7 @@ def train(config: Config, folder: Path) -> None:
         evaluated = metrics is not None and metrics.has(start, "eval/AP")
         if start and evaluation_due(start) and not distributed.broadcast(evaluated):
             evaluate_now(start)  # its line was lost, or eval_every was changed
-        step, pending = start, None
+        step, pending, position = start, None, batches.get_state()
         ahead = parallel.prefetch(with_position(batches), lambda item: (devices.put(item[0].batch), *item))
         profile = stack.enter_context(Profile(folder / "profile", run.profile_steps if first else ()))
         while step < total:
@@ -201,7 +204,7 @@ def train(config: Config, folder: Path) -> None:
             step += 1
             if pending is not None:
                 settle(*pending)
-            pending = step, values, loaded
+            pending = step, values, loaded, position
             profile.after(step, values)
             stopping = stop.at(step)
             if stopping or evaluation_due(step) or is_due(step, run.checkpoint_every):
@@ -216,6 +219,7 @@ def train(config: Config, folder: Path) -> None:
                 checkpoints.wait()
                 print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
                 return
+    print(box_counts.describe(position["boxes"]))
     print(finished(folder, total))
 
 

@@ -107,3 +107,16 @@ def test_a_kill_leaves_no_folder(tmp_path):
     killed = subprocess.run([sys.executable, "-c", code, tmp_path / "set"], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_a_kill_left_behind_is_removed_and_that_of_another_writer_stays(tmp_path):
+    left = tmp_path / ".incomplete-set-0123abcd"
+    (left / "below").mkdir(parents=True)
+    (tmp_path / ".incomplete-other-0123abcd").mkdir()
+    with files.atomic_folder(tmp_path / "set") as first:
+        assert not left.exists()
+        with files.atomic_folder(tmp_path / "set") as second:
+            assert first.is_dir()
+            (second / "file").write_text("second")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".incomplete-other-0123abcd", "set"]
+    assert (tmp_path / "set" / "file").read_text() == "second"

@@ -18,8 +18,8 @@ from dyhead_jax.config import DataConfig, EvaluationConfig
 from dyhead_jax.data import images, pictures
 from dyhead_jax.inference import model, video
 from dyhead_jax.types import Detections
-from tests.data.folders import SHARED
 from tests.inference.tiny_run import save_with_orientation
+from tests.nasty import cases
 
 DATA = DataConfig(canvases=((48, 96), (96, 48)), short_side=(48,), long_side=96)
 traced = []
@@ -318,20 +318,38 @@ def test_wrong_arguments_are_one_line_and_write_nothing(arguments, code, message
     assert contents(tmp_path) == before
 
 
-@pytest.mark.skipif(not (SHARED / "nasty").is_dir(), reason=f"{SHARED}/nasty is absent")
 def test_every_odd_image_is_drawn_or_named(tmp_path, monkeypatch, capsys):
-    code, _, err = run(monkeypatch, capsys, "--out", tmp_path / "out", SHARED / "nasty" / "images")
+    folder = cases.FOLDER / "images"
+    code, _, err = run(monkeypatch, capsys, "--out", tmp_path / "out", folder)
     assert code == 1
-    broken = [
-        Path(case["file"]).name
-        for case in json.loads((SHARED / "nasty" / "manifest.json").read_text())["images"]
-        if case["suggested"].startswith("clear error")
-    ]
-    named = [name for name in broken if any(name in line for line in err.splitlines())]
-    assert named == broken
-    done = [Path(i["file_name"]).name for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]]
-    assert not set(done) & set(broken)
-    given = {p.name for p in (SHARED / "nasty" / "images").iterdir() if p.suffix.lower() in images.SUFFIXES}
+    broken = {name for name, reaction in cases.IMAGES.items() if reaction and name not in cases.EITHER}
+    done = {Path(i["file_name"]).name for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]}
+    given = {p.name for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES}
     reported = {name for name in given if any(f"/{name}" in line for line in err.splitlines())}
-    assert set(done) | reported == given
-    assert {"wide_4000x8.jpg", "one_pixel.png", "näme with spaces (1).jpg", "animated.gif", "rgba.png"} <= set(done)
+    assert done | reported == given
+    assert not done & reported
+    assert reported - cases.EITHER == broken & given
+
+
+def test_an_input_without_a_picture_stops_nothing_and_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "photos" / "a.png")
+    given = [tmp_path / "photos", tmp_path / "empty", tmp_path / "*.gif"]
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "out", *given)
+    assert (code, err) == (0, "")
+    assert out.startswith("1 of 1 images")
+    assert f"left out: 2 inputs without a picture ({tmp_path / 'empty'}, {tmp_path / '*.gif'})" in out
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "other", *given[1:])
+    assert code == 1
+    assert err.startswith(f"error: {tmp_path / 'empty'}: no image in this folder")
+    assert "; nor in 1 others" in err
+
+
+def test_hidden_folders_and_links_are_counted(tmp_path):
+    from dyhead_jax.inference import inputs
+
+    (tmp_path / "photos" / ".hidden").mkdir(parents=True)
+    (tmp_path / "photos" / "link").symlink_to(tmp_path)
+    picture(tmp_path / "photos" / "a.png")
+    assert inputs.find([tmp_path / "photos"]).left_out == {"hidden folders": 1, "links to folders": 1}

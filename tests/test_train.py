@@ -16,6 +16,7 @@ from PIL import Image
 from dyhead_jax import command, train
 from dyhead_jax import config as configs
 from dyhead_jax.config import flags
+from dyhead_jax.data import box_counts
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import workdir
 from dyhead_jax.training.metrics import read_metrics
@@ -310,6 +311,11 @@ def test_a_finished_run_leaves_what_it_promises(whole):
     assert len(terms) == 3
     np.testing.assert_allclose(sum(terms), first["train/loss"], rtol=1e-5)
     assert {"train/lr", "train/grad_norm"} <= first.keys()
+    trained = [[row[f"train/{name}"] for name in box_counts.NAMES] for row in found if "train/loss" in row]
+    assert trained == sorted(trained)  # since the start of the run
+    assert trained[0][0] > 0
+    counts = dict(zip(box_counts.NAMES, map(int, trained[-1]), strict=True))
+    assert out.splitlines()[-2] == box_counts.describe(counts)
     clock = [[row[name] for name in CLOCK] for row in read_metrics(folder / "metrics.jsonl") if CLOCK[1] in row]
     assert clock[0] == [None, None]  # the first step compiles
     assert len(clock) == STEPS

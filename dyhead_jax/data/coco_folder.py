@@ -8,10 +8,10 @@ that both give the same examples.
 
 from pathlib import Path
 
-from dyhead_jax.data import coco_json
+from dyhead_jax.data import coco_json, frames
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
-from dyhead_jax.data.encoded import FolderImages, size_of
+from dyhead_jax.data.encoded import FolderImages, header_of
 from dyhead_jax.data.source import DataError
 
 
@@ -19,7 +19,7 @@ class CocoFolder(CocoSource):
     """The `source.Source` of a folder with COCO-JSON annotations.
 
     root: the folder; the four paths are relative to it. limit: only the first so many images of each split, 0 for
-    all. prepared: pack the images into array_record files under <workdir>/data first.
+    all. prepared: pack the images into array_record files under <workdir>/data first. box_frame: as in `frames.find`.
     """
 
     def __init__(
@@ -32,15 +32,18 @@ class CocoFolder(CocoSource):
         val_images: str,
         limit: int,
         prepared: bool,
+        box_frame: str,
         workdir: Path,
     ):
         super().__init__()
         if not root:
             raise DataError("config.data.root is empty; give the folder of the data set")
+        frames.check_choice(box_frame)
         self._root = Path(root)
         self._parts = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self._limit = limit
         self._prepared = prepared
+        self._box_frame = box_frame
         self._workdir = workdir
 
     def _open(self, name: str) -> CocoSplit:
@@ -48,7 +51,12 @@ class CocoFolder(CocoSource):
         if not self._root.is_dir():
             raise DataError(f"the data folder {self._root} does not exist")
         annotations, folder = (self._root / part for part in self._parts[name])
-        index = coco_json.load(annotations, limit=self._limit, size_of=lambda name: size_of(folder / name, annotations))
+        index = coco_json.load(
+            annotations,
+            limit=self._limit,
+            header_of=lambda name: header_of(folder / name, annotations),
+            box_frame=self._box_frame,
+        )
         files = FolderImages(folder, index.file_names)
         if not self._prepared:
             return CocoSplit(index, files)

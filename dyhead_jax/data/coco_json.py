@@ -1,31 +1,34 @@
-"""COCO instances JSON, with every fault named.
+"""COCO instances JSON, with every fault named, and what other tools add to the format.
 
-Format: https://cocodataset.org/#format-data. Boxes in the file are (x, y, width, height) in pixels of the stored image.
+Format: https://cocodataset.org/#format-data. Boxes in the file are (x, y, width, height) in pixels; which ones is the
+matter of `frames`. Beside COCO's own keys are read: `ignore` (mmdetection, Label Studio) as crowd;
+`attributes.rotation` (CVAT: clockwise degrees about the centre of the box) as the box around the turned one; polygons
+of `segmentation` where there is no box. All of that, and keys that are not read although they hold something, is
+counted in the notes.
 """
 
-import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from dyhead_jax.data import annotations
-from dyhead_jax.data.annotations import Annotation, ImageRecord, Index, Records, Size, make_index
+from dyhead_jax.data import frames, index
+from dyhead_jax.data.annotations import Annotation, ImageRecord, Records
+from dyhead_jax.data.images import Header
+from dyhead_jax.data.index import Index, make_index
+from dyhead_jax.data.json_file import is_number, read_json, short
 from dyhead_jax.data.source import NO_IMAGE, DataError
+
+_READ = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore")
+_OF_OTHER_TASKS = ("segmentation", "keypoints", "num_keypoints", "caption", "label")  # label: of `shapes`
+_KNOWN = {*_READ, *_OF_OTHER_TASKS, "attributes"}
+_PARTLY = ("not_exhaustive_category_ids", "neg_category_ids")  # LVIS: not every class was looked for in every image
 
 
 def read(path: Path) -> dict[str, Any]:
     """The JSON object of a COCO file. Raises DataError when it is missing, no JSON, or lacks one of the three lists."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(
             f"{path} holds a {type(content).__name__}; a COCO file is an object with images, annotations, ..."
@@ -36,69 +39,151 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def records(path: Path) -> Records:
+def records(path: Path, errors: list[str] | None = None) -> Records:
     """Reads and checks a COCO file. `iscrowd` and `area` are filled in where it lacks them.
 
-    Raises DataError, which names the file, the record and the key.
+    errors: takes one line for each faulty annotation, which is then left out. Raises DataError, which names the file,
+    the record and the key, for other faults, and with None for those too.
     """
     content = read(path)
     categories = _categories(path, content["categories"])
     images = _images(path, content["images"])
     image_ids = {image.id for image in images}
-    boxes = []
+    boxes, counts = [], Counter()
     for i, record in enumerate(content["annotations"]):
-        annotation = _annotation(path, i, record)
-        if annotation.image_id not in image_ids:
-            raise DataError(f"{path}: annotations[{i}].image_id {annotation.image_id} is not among the images")
-        if annotation.category_id not in categories:
-            raise DataError(
-                f"{path}: annotations[{i}].category_id {annotation.category_id} is not among the categories"
-            )
-        boxes.append(annotation)
-    return Records(path, categories, images, boxes)
+        try:
+            annotation = _annotation(path, i, record, counts)
+            if annotation.image_id not in image_ids:
+                raise DataError(f"{path}: annotations[{i}].image_id {annotation.image_id} is not among the images")
+            if annotation.category_id not in categories:
+                raise DataError(
+                    f"{path}: annotations[{i}].category_id {annotation.category_id} is not among the categories"
+                )
+        except DataError as error:
+            if errors is None:
+                raise
+            errors.append(str(error))
+        else:
+            boxes.append(annotation)
+    for key in _PARTLY:
+        counts[key] = sum(bool(image.get(key)) for image in content["images"])
+    return Records(path, categories, images, boxes, notes=[*_notes(counts), *_same_names(categories)])
 
 
-def load(path: Path, *, limit: int = 0, size_of: Callable[[str], Size] | None = None) -> Index:
+def load(path: Path, *, limit: int = 0, header_of: Callable[[str], Header] | None = None, box_frame: str = "") -> Index:
     """The index of a COCO file.
 
-    limit: take only the first so many images; 0 takes all. size_of: gives the true (height, width) of a file name, by
-    which declared sizes are corrected; without it width and height must be in the file.
-    Raises DataError, which names the file, the record and the key.
+    limit: take only the first so many images; 0 takes all. header_of: gives the header of the image of a file name, by
+    which `frames.find` says what the boxes refer to, together with `box_frame`; without it width and height must be in
+    the file, and are believed. Raises DataError, which names the file, the record and the key.
     """
     found = records(path)
     images = found.images[: limit or None]
-    if size_of is not None:
-        return make_index(found, images, [size_of(image.file_name) for image in images])
-    for i, image in enumerate(images):
-        if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in image.declared):
-            raise DataError(f"{path}: images[{i}] needs a positive integer height and width")
-    return make_index(found, images, [image.declared for image in images])
+    if header_of is None:
+        return make_index(found, images, frames.declared(found, images))
+    headers = [header_of(image.file_name) for image in images]
+    return make_index(found, images, frames.find(found, images, headers, box_frame), judged=not box_frame)
 
 
-def ground_truth(index: Index) -> dict[str, Any]:
-    """The COCO object that evaluation takes, from the file that `index` was made of. See `annotations.ground_truth`."""
-    return annotations.ground_truth(index, records(index.path))
+def ground_truth(index_of: Index) -> dict[str, Any]:
+    """The COCO object that evaluation takes, from the file that an index was made of. See `index.ground_truth`."""
+    return index.ground_truth(index_of, records(index_of.path))
 
 
-def _annotation(path: Path, i: int, record: Any) -> Annotation:
+def truth(path: Path) -> dict[str, Any]:
+    """The COCO object of a whole file as it stands, for scoring, which does not need the sizes of images."""
+    found = records(path)
+    images = []
+    for image in found.images:
+        size = {} if image.declared is None else {"height": image.declared[0], "width": image.declared[1]}
+        images.append({"id": image.id, "file_name": image.file_name, **size})
+    return index.coco_object(found, images, {image.id: (1.0, 1.0) for image in found.images})
+
+
+def _annotation(path: Path, i: int, record: Any, counts: Counter[str]) -> Annotation:
+    where = f"{path}: annotations[{i}]"
     identity = _integer(path, "annotations", i, record, "id")
     image_id = _integer(path, "annotations", i, record, "image_id")
     category_id = _integer(path, "annotations", i, record, "category_id")
-    if "bbox" not in record:
-        raise DataError(f"{path}: annotations[{i}] has no key 'bbox'")
-    bbox = record["bbox"]
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_finite(v) for v in bbox):
-        raise DataError(
-            f"{path}: annotations[{i}].bbox is {_short(bbox)}; it must be four finite numbers x, y, width, height"
-        )
+    bbox = record.get("bbox")
+    if not bbox and (points := _polygon_points(record.get("segmentation"))):
+        counts["polygons"] += 1
+        x, y = min(points[::2]), min(points[1::2])
+        bbox = [x, y, max(points[::2]) - x, max(points[1::2]) - y]
+    if "bbox" not in record and bbox is None:
+        raise DataError(f"{where} has no key 'bbox'")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(v) for v in bbox):
+        raise DataError(f"{where}.bbox is {short(bbox)}; it must be four finite numbers x, y, width, height")
     x, y, width, height = (float(v) for v in bbox)
     area = record.get("area", width * height)
-    if not _finite(area):
-        raise DataError(f"{path}: annotations[{i}].area is {_short(area)}; it must be a finite number")
-    crowd = record.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise DataError(f"{path}: annotations[{i}].iscrowd is {_short(crowd)}; it must be 0 or 1")
-    return Annotation(identity, image_id, category_id, (x, y, width, height), float(area), bool(crowd))
+    if not is_number(area, 1e18):
+        raise DataError(f"{where}.area is {short(area)}; it must be a finite number")
+    crowd, ignore = record.get("iscrowd", 0), record.get("ignore", 0)
+    for key, value in (("iscrowd", crowd), ("ignore", ignore)):
+        if value not in (0, 1):
+            raise DataError(f"{where}.{key} is {short(value)}; it must be 0 or 1")
+    if ignore and not crowd:
+        counts["ignore"] += 1
+    attributes = record.get("attributes")
+    if attributes and isinstance(attributes, dict):
+        rotation = attributes.get("rotation") or 0
+        if not is_number(rotation):
+            raise DataError(f"{where}.attributes.rotation is {short(rotation)}; it must be degrees")
+        if rotation % 180:
+            counts["rotation"] += 1
+            x, y, width, height = around(x, y, width, height, rotation)
+        for key in [key for key, value in attributes.items() if value and key != "rotation"]:
+            counts[f"key attributes.{key}"] += 1
+    for key in record.keys() - _KNOWN:
+        if record[key]:
+            counts[f"key {key}"] += 1
+    return Annotation(identity, image_id, category_id, (x, y, width, height), float(area), bool(crowd) or bool(ignore))
+
+
+def around(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, float, float, float]:
+    """The box x, y, width, height around one that is turned about its centre. angle: in degrees."""
+    angle = math.radians(angle)
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    own_width, own_height = width * cos + height * sin, width * sin + height * cos
+    return x + (width - own_width) / 2, y + (height - own_height) / 2, own_width, own_height
+
+
+def _polygon_points(segmentation: Any) -> list[float]:
+    """The x and y of all points of polygons in turns; [] for anything else, run lengths among it."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return []
+    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    if not all(isinstance(own, list) and len(own) >= 6 and len(own) % 2 == 0 for own in polygons):
+        return []
+    points = [value for own in polygons for value in own]
+    return points if all(is_number(value) for value in points) else []
+
+
+def _notes(counts: Counter[str]) -> list[str]:
+    text = {
+        "ignore": "boxes marked `ignore` do not train, and count neither way in evaluation (as crowd)",
+        "rotation": "turned boxes (attributes.rotation) became the boxes around them",
+        "polygons": "boxes are those of their polygons: the file has none for them",
+        "not_exhaustive_category_ids": "images are not annotated with all objects of some classes"
+        " (not_exhaustive_category_ids), and train as if they were",
+        "neg_category_ids": "images name the classes that were looked for in vain (neg_category_ids), which is not"
+        " used: all classes count as looked for",
+    }
+    notes = [f"{counts[kind]} {words}" for kind, words in text.items() if counts[kind]]
+    unread = sorted((-count, key.removeprefix("key ")) for key, count in counts.items() if key.startswith("key "))
+    keys = [f"{key} ({-count})" for count, key in unread]
+    if keys:
+        more = f" and {len(keys) - 8} others" if len(keys) > 8 else ""
+        listed = ", ".join(keys[:8]) + more
+        notes.append(f"keys of annotations that are not read (and how many say something): {listed}")
+    if counts["key score"]:
+        notes.append(f"{counts['key score']} annotations have a score, as detections do; they are taken as true boxes")
+    return notes
+
+
+def _same_names(categories: dict[int, str]) -> list[str]:
+    names = Counter(categories.values())
+    return [f"{count} classes have the same name {name!r}" for name, count in names.items() if count > 1]
 
 
 def _categories(path: Path, records: list[Any]) -> dict[int, str]:
@@ -108,7 +193,7 @@ def _categories(path: Path, records: list[Any]) -> dict[int, str]:
         if category in names:
             raise DataError(f"{path}: categories[{i}].id {category} is there twice")
         if not isinstance(record.get("name"), str):
-            raise DataError(f"{path}: categories[{i}].name is {_short(record.get('name'))}; it must be a string")
+            raise DataError(f"{path}: categories[{i}].name is {short(record.get('name'))}; it must be a string")
         names[category] = record["name"]
     if not names:
         raise DataError(f"{path}: categories is empty; a detector needs at least one class")
@@ -126,13 +211,19 @@ def _images(path: Path, records: list[Any]) -> list[ImageRecord]:
         seen[identity] = i
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
-            raise DataError(f"{path}: images[{i}].file_name is {_short(name)}; it must be a file name")
+            raise DataError(f"{path}: images[{i}].file_name is {short(name)}; it must be a file name")
         if not _inside(name):
             raise DataError(
                 f"{path}: images[{i}].file_name {name!r} leads out of the image folder; it must be relative"
             )
-        images.append(ImageRecord(identity, name, (record.get("height"), record.get("width"))))
+        height, width = _side(record.get("height")), _side(record.get("width"))
+        images.append(ImageRecord(identity, name, (height, width) if height and width else None))
     return images
+
+
+def _side(value: Any) -> int | None:
+    """A side in whole pixels, which some tools write as 640.0; None for anything else."""
+    return int(value) if is_number(value) and value > 0 and value == int(value) else None
 
 
 def _inside(name: str) -> bool:
@@ -144,24 +235,10 @@ def _inside(name: str) -> bool:
 
 def _integer(path: Path, kind: str, i: int, record: Any, key: str) -> int:
     if not isinstance(record, dict):
-        raise DataError(f"{path}: {kind}[{i}] is {_short(record)}; it must be an object")
+        raise DataError(f"{path}: {kind}[{i}] is {short(record)}; it must be an object")
     if key not in record:
         raise DataError(f"{path}: {kind}[{i}] has no key {key!r}")
     value = record[key]
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise DataError(f"{path}: {kind}[{i}].{key} is {_short(value)}; it must be a 64-bit integer")
+        raise DataError(f"{path}: {kind}[{i}].{key} is {short(value)}; it must be a 64-bit integer")
     return value
-
-
-def _finite(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dyhead_jax.data import coco_json, images
-from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
+from dyhead_jax.data.index import Index
 from dyhead_jax.data.packing import records
 from dyhead_jax.data.source import NO_IMAGE, DataError
 from dyhead_jax.files import atomic
@@ -86,6 +86,8 @@ class CocoRecords(CocoSource):
             file_names=content["file_names"][:count].tolist(),
             image_ids=content["image_ids"][:count],
             sizes=content["sizes"][:count],
+            upright=np.zeros(count, bool),
+            factors=np.ones((count, 2)),
             starts=starts,
             boxes=content["boxes"][boxes],
             labels=content["labels"][boxes],
@@ -154,7 +156,7 @@ def scan(directory: Path, split: str) -> dict[str, np.ndarray]:
     for position in tqdm(range(len(packed)), unit="record", desc=split, disable=not sys.stderr.isatty()):
         record = packed[position]
         encoded = io.BytesIO(record["image"])
-        height, width = images.size(encoded, f"{directory}: {split} record {position}")
+        height, width = images.header(encoded, f"{directory}: {split} record {position}").size
         corners = np.array(record["objects"]["bbox"], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
         corners = np.clip(corners, 0, 1) * np.array([[width, height, width, height]], np.float32)
         kept = (corners[:, 2:] > corners[:, :2]).all(1)

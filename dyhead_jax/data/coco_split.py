@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from dyhead_jax.data import coco_json, images
-from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import EncodedImages
+from dyhead_jax.data.index import Index
 from dyhead_jax.data.source import DataError, Example
 
 
@@ -36,12 +36,13 @@ class CocoSplit:
         """Decodes one image. Raises DataError when it is broken or not of the size that the index has."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        image = images.decode(self.encoded.read(index), self.encoded.name(index))
+        upright = bool(self.index.upright[index])
+        image = images.decode(self.encoded.read(index), self.encoded.name(index), upright=upright)
         if image.shape[:2] != tuple(self.sizes[index]):
             height, width = self.sizes[index]
             raise DataError(
                 f"{self.encoded.name(index)} is {image.shape[1]}x{image.shape[0]} pixels, not {width}x{height} as when"
-                " the data set was opened"
+                f" the data set was opened, or as {self.index.path} says"
             )
         own = slice(self.index.starts[index], self.index.starts[index + 1])
         return Example(

@@ -7,6 +7,8 @@ from typing import Protocol
 from tqdm import tqdm
 
 from dyhead_jax.data import images
+from dyhead_jax.data.annotations import collected
+from dyhead_jax.data.images import Header
 from dyhead_jax.data.source import DataError
 
 
@@ -31,41 +33,46 @@ class FolderImages:
 
     def read(self, index: int) -> bytes:
         try:
-            return (self._folder / self._file_names[index]).read_bytes()
+            return images.read_file(self._folder / self._file_names[index])
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
         return str(self._folder / self._file_names[index])
 
-    def sizes(self, named_in: Path) -> list[tuple[int, int]]:
-        """(height, width) of each, from the headers, with a progress bar if that takes long.
+    def headers(self, named_in: Path, errors: list[str] | None = None) -> list[Header | None]:
+        """The header of each, with a progress bar if that takes long.
 
-        Raises DataError as `size_of` does.
+        errors: takes one line for each file without one, for which the list then has None. Without it, raises DataError
+        as `header_of` does.
         """
         rows, quiet = range(len(self._file_names)), not sys.stderr.isatty()
-        rows = tqdm(rows, "sizes", unit="image", delay=2, disable=quiet)
-        return [size_of(self._folder / self._file_names[row], named_in) for row in rows]
+        found: list[Header | None] = [None] * len(rows)
+        for row in tqdm(rows, "sizes", unit="image", delay=2, disable=quiet):
+            with collected(errors):
+                found[row] = header_of(self._folder / self._file_names[row], named_in)
+        return found
 
-    def stamps(self) -> list[tuple[int, int]]:
-        """Of each file its size in bytes and the time of its last change in nanoseconds, without reading it.
+    def stamps(self) -> list[tuple[int, int, int]]:
+        """Of each file its size in bytes and the times of the last change of its content and of its inode in
+        nanoseconds, without reading it. Tools that copy can set the first time back, but not the second.
 
         Raises DataError for a file that is missing.
         """
         return [self._stamp(row) for row in range(len(self._file_names))]
 
-    def _stamp(self, index: int) -> tuple[int, int]:
+    def _stamp(self, index: int) -> tuple[int, int, int]:
         try:
             status = (self._folder / self._file_names[index]).stat()
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def size_of(path: Path, named_in: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header. Raises DataError, which says that `named_in` names it."""
+def header_of(path: Path, named_in: Path) -> Header:
+    """The header of an image file. Raises DataError, which says that `named_in` names it."""
     try:
-        with path.open("rb") as file:
-            return images.size(file, str(path))
+        with images.open_file(path) as file:
+            return images.header(file, str(path))
     except OSError as error:
         raise DataError(f"{path}, named in {named_in}, cannot be read: {error.strerror}") from error

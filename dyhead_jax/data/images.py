@@ -1,18 +1,23 @@
 """Image files to (h, w, 3) uint8 RGB, safely: an image is decoded whole or refused by name.
 
-With Pillow, not OpenCV, which fills the missing part of a truncated file with grey and reports nothing. Pixels are
-taken as they are stored, without applying an EXIF orientation, since COCO boxes refer to them, unless `upright` is
-asked for. Alpha is dropped, not composited; of 16 bits a channel the upper 8 are kept; of an animation the first frame
-is taken.
+With Pillow, not OpenCV, which fills the missing part of a truncated file with grey and reports nothing; where Pillow
+does too, `complete` looks closer. Pixels are taken as they are stored, without applying an EXIF orientation, unless
+`upright` is asked for; which of the two the boxes refer to is the matter of `frames`. (Pillow itself turns a TIFF.)
+Alpha is dropped, not composited; for pixels of more than 8 bits see `depth`; of an animation the first frame is taken.
 """
 
 import io
+import os
+import stat
 import struct
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from dyhead_jax.data import complete, depth
 from dyhead_jax.data.source import DataError
 
 # Only raster formats with a decoder of Pillow's own: others, such as EPS, would start another program.
@@ -24,6 +29,36 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, *_BOMBS)
 
 
+@dataclass(slots=True, frozen=True)
+class Header:
+    """What the beginning of an image file says. size: (height, width) of the stored pixels; orientation: of EXIF, 1 to
+    8, 1 for none."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) after turning the picture as the orientation says."""
+        return (self.size[1], self.size[0]) if self.orientation >= 5 else self.size
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises DataError for a pipe, socket or device, which might never end, OSError as usual."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file opened for reading; errors as in `read_file`."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not hang
+    kind = os.fstat(file).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        os.close(file)
+        raise DataError(f"{path} is a pipe, socket or device, not a file")
+    return os.fdopen(file, "rb")
+
+
 def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:
     """The (h, w, 3) uint8 RGB image. upright: turned as its EXIF orientation says, as a viewer shows it.
 
@@ -31,21 +66,37 @@ def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:
     """
     if not encoded:
         raise DataError(f"{name}: the image file is empty")
-    return to_rgb(_open(io.BytesIO(encoded), name), name, upright=upright)
+    image = _open(io.BytesIO(encoded), name)
+    deep = depth.is_deep(image)
+    try:
+        image.load()
+        missing = complete.fault(encoded, image, lambda other: np.asarray(_open(io.BytesIO(other), name)))
+    except DataError:
+        raise
+    except _FAULTS as error:
+        raise DataError(f"{name}: the image is broken ({_one_line(error)})") from error
+    if missing:
+        raise DataError(f"{name}: the image is broken ({missing})")
+    pixels = to_rgb(image, name, upright=upright)
+    if deep:
+        depth.check_deep(pixels, name)
+    return pixels
 
 
 def to_rgb(image: Image.Image, name: str, *, upright: bool = False) -> np.ndarray:
-    """The (h, w, 3) uint8 RGB pixels of a Pillow image of any mode; errors and `upright` as in `decode`."""
+    """The (h, w, 3) uint8 RGB pixels of a Pillow image of any mode; errors and `upright` as in `decode`, but a file
+    that ends too early is not always noticed."""
     try:
         image.load()
         if upright:
             image = _upright(image)
-        if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow's own conversion would clip at 255
-            gray = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-            return np.repeat(gray[:, :, None], 3, axis=2)
+        if image.mode in depth.DEEP_GREY:
+            return np.repeat(depth.grey(image, name)[:, :, None], 3, axis=2)
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return np.array(image.convert("RGB"))
+    except DataError:
+        raise
     except _FAULTS as error:
         raise DataError(f"{name}: the image is broken ({_one_line(error)})") from error
 
@@ -57,10 +108,22 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def size(file: BinaryIO, name: str) -> tuple[int, int]:
-    """(height, width) of an image file, from its header alone. Raises DataError, which gives `name`."""
+def header(file: BinaryIO, name: str) -> Header:
+    """The header of an image file, without decoding it. Raises DataError, which gives `name`."""
     image = _open(file, name)
-    return image.height, image.width
+    return Header((image.height, image.width), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns a TIFF as it loads it, and already gives its upright size. Of a PNG it would decode all for an EXIF
+    # block behind the pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _FAULTS:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:

@@ -68,7 +68,7 @@ def mosaic(pieces: list[Placed], canvas: tuple[int, int], centre: tuple[int, int
     side under `min_box_side` pixels, are counted in left_out.
     """
     image = np.full((*canvas, 3), FILL, np.uint8)
-    parts, left_out = [], 0
+    parts, left_out, too_small = [], 0, 0
     for number, piece in enumerate(pieces):
         height, width = piece.example.image.shape[:2]
         below, right = divmod(number, 2)
@@ -83,7 +83,8 @@ def mosaic(pieces: list[Placed], canvas: tuple[int, int], centre: tuple[int, int
         image[top : top + rows, left : left + columns] = part.image
         parts.append(replace(part, boxes=part.boxes + np.array([[left, top, left, top]], np.float32)))
         left_out += piece.left_out + lost + small
-    return Placed(_with_boxes(parts[0], image, parts), pieces[0].scale, left_out)
+        too_small += piece.too_small
+    return Placed(_with_boxes(parts[0], image, parts), pieces[0].scale, left_out, too_small)
 
 
 def paste_boxes(placed: Placed, other: Placed, rng: np.random.Generator) -> Placed:
@@ -128,7 +129,7 @@ def mixup(placed: Placed, other: Placed, weight: float) -> Placed:
         filled.append(image)
     image = np.rint(filled[0] * np.float32(weight) + filled[1] * np.float32(1 - weight)).astype(np.uint8)
     example = _with_boxes(placed.example, image, [placed.example, other.example])
-    return Placed(example, placed.scale, placed.left_out + other.left_out)
+    return Placed(example, placed.scale, placed.left_out + other.left_out, placed.too_small + other.too_small)
 
 
 def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ Nothing is copied: images are read where they are. What was found is the first o
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax.data import annotations
+from dyhead_jax.data import frames, index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
 from dyhead_jax.data.encoded import FolderImages
@@ -21,7 +21,7 @@ class Photos(CocoSource):
     root: the folder. annotations, images, val_annotations, val_images: where to look, relative to root or absolute; ""
     looks. val_fraction: of the images of a folder without a validation part, chosen by the hash of their names. 0 has
     none. class_names: of YOLO labels without a file that names the classes. limit: only the first so many images of
-    each split, 0 for all.
+    each split, 0 for all. box_frame: as in `frames.find`.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Photos(CocoSource):
         val_fraction: float,
         class_names: tuple[str, ...],
         limit: int,
+        box_frame: str,
         workdir: Path,
     ):
         super().__init__()
@@ -42,9 +43,11 @@ class Photos(CocoSource):
             raise DataError("config.data.root is empty; give the folder of the photographs")
         if not 0 <= val_fraction < 1:
             raise DataError(f"config.data.source.val_fraction is {val_fraction}; it must be at least 0 and below 1")
+        frames.check_choice(box_frame)
         self._root = Path(root)
         self._options = Options(annotations, images, val_annotations, val_images, val_fraction, tuple(class_names))
         self._limit = limit
+        self._box_frame = box_frame
         self._layout: Layout | None = None
 
     def layout(self) -> Layout:
@@ -60,7 +63,7 @@ class Photos(CocoSource):
         layout = self.layout()
         if name not in layout.parts:
             raise DataError(f"{self._root} has no validation part, and config.data.source.val_fraction is 0")
-        split = PhotoSplit(layout.parts[name], self._limit)
+        split = PhotoSplit(layout.parts[name], self._limit, self._box_frame)
         found = f"found {layout.kind} ({layout.where}): {len(split)} {name} images, {len(split.class_names)} classes"
         split.notes[:0] = [found, *layout.notes]
         return split
@@ -69,12 +72,14 @@ class Photos(CocoSource):
 class PhotoSplit(CocoSplit):
     """A part of such a folder. Its annotations are read again for the ground truth."""
 
-    def __init__(self, part: Part, limit: int):
+    def __init__(self, part: Part, limit: int, box_frame: str = ""):
         found = part.read(limit)
-        index = annotations.make_index(found.records, found.images, found.sizes)
-        super().__init__(index, FolderImages(found.folder, index.file_names))
+        files = FolderImages(found.folder, [image.file_name for image in found.images])
+        headers = [header for header in files.headers(found.records.path) if header is not None]
+        frame = frames.find(found.records, found.images, headers, box_frame)
+        super().__init__(index.make_index(found.records, found.images, frame, judged=not box_frame), files)
         self._part = part
 
     def coco(self) -> dict[str, Any]:
         """See `source.Split.coco`."""
-        return annotations.ground_truth(self.index, self._part.read(len(self), self.sizes.tolist()).records)
+        return index.ground_truth(self.index, self._part.read(len(self)).records)

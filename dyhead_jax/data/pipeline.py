@@ -19,6 +19,7 @@ import numpy as np
 
 from dyhead_jax.config import DataConfig
 from dyhead_jax.data import schedule
+from dyhead_jax.data.box_counts import BoxCounts
 from dyhead_jax.data.mixing import Mixer
 from dyhead_jax.data.schedule import Canvas, TrainSchedule, choose_canvases
 from dyhead_jax.data.source import NO_IMAGE, DataError, Split
@@ -33,14 +34,17 @@ class Loaded(NamedTuple):
 
     batch: images, and ground truth with sizes and with crowd boxes (mask and crowd are both True); image_ids: (b,)
     int64, NO_IMAGE in a padding row; scales: (b, 2) float32 (y, x), resized over original size; left_out: (b,) int32,
-    boxes that the transforms or `max_boxes` removed. A row that is mixed of several images has id and scale of the
-    first, and counts the boxes of all.
+    boxes that the transforms or `max_boxes` removed; too_small, over_max: (b,) int32, those of them with a side under
+    `min_box_side`, and those beyond `max_boxes`. A row that is mixed of several images has id and scale of the first,
+    and counts the boxes of all.
     """
 
     batch: Batch
     image_ids: np.ndarray
     scales: np.ndarray
     left_out: np.ndarray
+    too_small: np.ndarray
+    over_max: np.ndarray
 
 
 def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]:
@@ -56,6 +60,9 @@ def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]
             notes.append(f"{len(split) - len(rows)} of {len(split)} images without boxes left out (data.skip_empty)")
     if not len(rows):
         raise DataError("the training split has no image with a box; data.skip_empty=False would train on empty images")
+    if unseen := sorted(set(range(len(split.class_names))) - set(split.box_labels()[1].tolist())):
+        shown = ", ".join(split.class_names[label] for label in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
+        notes.append(f"{len(unseen)} of {len(split.class_names)} classes have no box to train on: {shown}")
     if many := int((counts > data.max_boxes).sum()):
         notes.append(f"{many} images have more than data.max_boxes={data.max_boxes} boxes; the largest are kept")
     if data.mosaic > 0 or data.mixup > 0 or data.copy_boxes > 0:
@@ -67,19 +74,27 @@ def train_images(split: Split, data: DataConfig) -> tuple[np.ndarray, list[str]]
 
 
 class TrainIterator(grain.DatasetIterator[Loaded]):
-    """Endless batches. The state is the next step, as JSON for `grain.checkpoint`, whatever the number of workers."""
+    """Endless batches. The state is the next step and what became of the boxes until then, as JSON for
+    `grain.checkpoint`, whatever the number of workers."""
 
     def __init__(self, load: "_TrainLoader", start_step: int, workers: int):
         super().__init__()
         self._load = load
         self._step = start_step
         self._workers = workers
+        images = sum(len(group) for group in load.schedule.groups)
+        passes = -(-images // load.schedule.batch_size)
+        self._counts = BoxCounts(passes, load.mixer.transform.min_box_side)
         self._inner: grain.DatasetIterator[Loaded] | None = None
 
     def __next__(self) -> Loaded:
         inner = self._inner = self._inner or self._start()
         loaded = next(inner)
         self._step += 1
+        mask = np.asarray(loaded.batch.ground_truth.mask)
+        wrong = self._counts.add(mask, loaded.left_out, loaded.too_small, loaded.over_max)
+        if wrong is not None:
+            raise DataError(wrong)
         return loaded
 
     def image_ids(self, step: int) -> np.ndarray:
@@ -88,8 +103,8 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         return np.asarray(self._load.split.image_ids)[images]
 
     def get_state(self) -> dict[str, Any]:
-        """{"step": the step whose batch comes next}."""
-        return {"step": self._step}
+        """{"step": the step whose batch comes next, "boxes": see `BoxCounts`, of the batches before}."""
+        return {"step": self._step, "boxes": self._counts.state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues at the step of `state`. Raises DataError for the state of another kind of iterator."""
@@ -98,6 +113,7 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
             raise DataError(f"{state!r} is not the state of a training iterator")
         self.close()
         self._step = step
+        self._counts.set_state(state.get("boxes"))
 
     def start_prefetch(self) -> None:
         """Starts to load ahead."""
@@ -248,7 +264,7 @@ def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Load
     sizes = np.ones((count, 2), np.int32)
     image_ids = np.full(count, NO_IMAGE, np.int64)
     scales = np.ones((count, 2), np.float32)
-    left_out = np.zeros(count, np.int32)
+    left_out, too_small, over_max = (np.zeros(count, np.int32) for _ in range(3))
     for row, item in enumerate(placed):
         if item is None:
             continue
@@ -265,9 +281,12 @@ def collate(placed: list[Placed | None], canvas: Canvas, max_boxes: int) -> Load
         sizes[row] = height, width
         image_ids[row] = example.image_id
         scales[row] = item.scale
-        left_out[row] = item.left_out + len(example.boxes) - n
+        over_max[row] = len(example.boxes) - n
+        left_out[row] = item.left_out + over_max[row]
+        too_small[row] = item.too_small
     truth: Any = GroundTruth(boxes, labels, mask, crowd, sizes)  # type: ignore[arg-type]
-    return Loaded(Batch(images, truth), image_ids, scales, left_out)  # type: ignore[arg-type]
+    batch = Batch(images, truth)  # type: ignore[arg-type]
+    return Loaded(batch, image_ids, scales, left_out, too_small, over_max)
 
 
 def _repeat_factors(split: Split, rows: np.ndarray, data: DataConfig) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures of what the network sees: each row of the batches beside the image as it is stored, with the boxes of both.
+"""Pictures of what the network sees: each row of the batches beside the image as it is annotated, both with boxes.
 
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the picture they are drawn on, continuous.
 """
@@ -56,7 +56,7 @@ def show(split: Split, config: Config, out: Path, *, name: str, count: int, step
             labels = example.labels + np.where(example.crowd, len(split.class_names), 0)
             stored = pictures.draw(stored, example.boxes * scale, labels, None, names)
             path = out / f"{name}_{step + number:06d}_{row:03d}.png"
-            pictures.save(pictures.grid([[stored, seen]], ("as stored", "as the network sees it")), path)
+            pictures.save(pictures.grid([[stored, seen]], ("as annotated", "as the network sees it")), path)
             files.append(path)
             tiles.append(pictures.fit(seen, _TILE)[0])
             boxes += int(np.sum(loaded.batch.ground_truth.mask[row]))

@@ -1,7 +1,8 @@
 """What a data set is to the rest of the package: an example, a split of examples, and a source of splits.
 
-Coordinates: a box is (x1, y1, x2, y2) in pixels of the original image as it is stored, float32, continuous: the pixel
-in column 0 covers 0 <= x < 1. A size is (height, width).
+Coordinates: a box is (x1, y1, x2, y2) in pixels of the original image, float32, continuous: the pixel in column 0
+covers 0 <= x < 1. The image is as it is stored, or turned upright where its annotations are of that (see `frames`). A
+size is (height, width).
 """
 
 from dataclasses import dataclass, replace

@@ -20,12 +20,14 @@ class Placed:
     """A transformed example, which fits into its canvas from the top-left corner on.
 
     example: the image and its remaining boxes; scale: (y, x), resized size over original size, or over the size of a
-    `random_crop`; left_out: boxes that were too small after the transforms, or whose centre a crop cut away.
+    `random_crop`; left_out: boxes that were too small after the transforms, or whose centre a crop cut away; too_small:
+    how many of them were too small.
     """
 
     example: Example
     scale: tuple[float, float]
     left_out: int
+    too_small: int = 0
 
 
 def resized_size(
@@ -159,7 +161,7 @@ class TrainTransform:
         if self.noise > 0:
             example = replace(example, image=colour.noise(example.image, self.noise, rng))
         example, small = drop_small(example, self.min_box_side)
-        return Placed(example, (size[0] / original[0], size[1] / original[1]), lost + small)
+        return Placed(example, (size[0] / original[0], size[1] / original[1]), lost + small, small)
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,16 +6,17 @@ https://cocodataset.org/#format-results.
 
 import contextlib
 import io
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dyhead_jax.data import coco_json
+from dyhead_jax.data import box_format, coco_json
+from dyhead_jax.data.json_file import is_number, read_json, short
+from dyhead_jax.data.source import DataError
 
 Result = dict[str, Any]
 
@@ -45,27 +46,39 @@ def read_ground_truth(path: str | Path) -> dict[str, Any]:
 
     Annotation ids that are 0 or repeated are replaced, because pycocotools miscounts such annotations.
     """
-    # Unlike training, scoring does not need image sizes, so they may be missing.
-    index = coco_json.load(Path(path), size_of=lambda _: (1, 1))
-    return coco_json.ground_truth(index)
+    return coco_json.truth(Path(path))
 
 
 def read_results(path: str | Path) -> list[Result]:
     """Reads a COCO results file: a JSON list of {image_id, category_id, bbox, score}. Raises EvaluationError if it is
-    not a JSON list; `coco_metrics` checks the records."""
+    not a JSON list; `coco_metrics` checks the records, `check_format` what their boxes are."""
     path = Path(path)
     try:
-        results = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise EvaluationError(f"{path} is not JSON: {error}") from error
+        results = read_json(path)
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
     if not isinstance(results, list):
         raise EvaluationError(
             f"{path} holds a {type(results).__name__}; a COCO results file is a list of detections"
             " {image_id, category_id, bbox, score}"
         )
     return results
+
+
+def check_format(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises EvaluationError where the boxes of results are not x, y, width, height in pixels, but those of the ground
+    truth are: see `box_format.mistake`. Both as `coco_metrics` takes them."""
+    sizes = {image["id"]: (image.get("height", np.nan), image.get("width", np.nan)) for image in ground_truth["images"]}
+
+    def mistake(records: Sequence[Mapping[str, Any]]) -> str | None:
+        return box_format.mistake(
+            np.array([record["bbox"] for record in records]),
+            np.array([sizes[record["image_id"]] for record in records]),
+        )
+
+    wrong = mistake(results)
+    if wrong and not mistake(ground_truth["annotations"]):
+        raise EvaluationError(f"{where}: {wrong}")
 
 
 def coco_metrics(
@@ -125,15 +138,19 @@ def _checked(ground_truth: Mapping[str, Any], results: Sequence[Any], where: str
                 raise EvaluationError(f"{where}: record {i} has no key {key!r}")
         image_id, category_id, bbox, score = (result[k] for k in ("image_id", "category_id", "bbox", "score"))
         if not isinstance(image_id, int | float) or image_id not in images:
-            raise EvaluationError(f"{where}: record {i} is of image_id {image_id!r}, which the ground truth lacks")
+            raise EvaluationError(f"{where}: record {i} is of image_id {short(image_id)}, which the ground truth lacks")
         if not isinstance(category_id, int | float) or category_id not in categories:
-            raise EvaluationError(f"{where}: record {i} has category_id {category_id!r}, which the ground truth lacks")
-        if not _finite(score):
-            raise EvaluationError(f"{where}: record {i} has score {score!r}; it must be a finite number")
-        if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(_finite(v) for v in bbox):
-            raise EvaluationError(f"{where}: record {i} has bbox {bbox!r}; it must be four finite numbers x, y, w, h")
+            raise EvaluationError(
+                f"{where}: record {i} has category_id {short(category_id)}, which the ground truth lacks"
+            )
+        if not is_number(score):
+            raise EvaluationError(f"{where}: record {i} has score {short(score)}; it must be a finite number")
+        if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(is_number(v) for v in bbox):
+            raise EvaluationError(
+                f"{where}: record {i} has bbox {short(bbox)}; it must be four finite numbers x, y, w, h"
+            )
         if bbox[2] < 0 or bbox[3] < 0:
-            raise EvaluationError(f"{where}: record {i} has bbox {bbox!r} of negative width or height")
+            raise EvaluationError(f"{where}: record {i} has bbox {short(bbox)} of negative width or height")
         annotations.append(
             {
                 "id": i + 1,
@@ -146,10 +163,6 @@ def _checked(ground_truth: Mapping[str, Any], results: Sequence[Any], where: str
             }
         )
     return annotations
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ap_line(metrics: Mapping[str, Any]) -> str:

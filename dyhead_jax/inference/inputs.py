@@ -35,35 +35,43 @@ def find(inputs: Iterable[str | Path]) -> Inputs:
     """The image and video files in a list of files, folders and patterns, in the given order.
 
     A folder stands for the image files in it and its sub-folders, sorted by path; a pattern (*, ?, [a-z], and ** for
-    any sub-folders) for the image and video files that match, sorted; a file is taken whatever its suffix. Left out of
-    folders and patterns, and counted: pictures that an earlier prediction drew (see LISTING), videos (of folders),
-    hidden files and files of other kinds. A file that does not exist is kept, and reported when it is read.
-    Raises PredictError for a folder or pattern without a picture.
+    any sub-folders) for the image and video files that match, sorted; a file is taken whatever its suffix. Left out,
+    and counted: folders and patterns without a picture, and in others pictures that an earlier prediction drew (see
+    LISTING), videos (of folders), what is hidden, links to folders and files of other kinds. A file that does not exist
+    is kept, and reported when it is read. Raises PredictError where there is no picture at all, and for a video that is
+    a pipe.
     """
     found = Inputs()
     seen: set[Path] = set()
     drawn: dict[Path, set[str]] = {}
+    empty = []
     for item in map(Path, inputs):
         pattern = not item.exists() and glob.has_magic(str(item))
         if item.is_dir():
-            files, suffixes = _walk(item), images.SUFFIXES
+            files, suffixes = _walk(item, found.left_out), images.SUFFIXES
         elif pattern:
-            matches = sorted(glob.glob(str(item), recursive=True))
-            files, suffixes = (
-                iter([Path(match) for match in matches if os.path.isfile(match)]),
-                images.SUFFIXES + VIDEOS,
-            )
+            matches = [Path(match) for match in sorted(glob.glob(str(item), recursive=True))]
+            files, suffixes = [match for match in matches if not match.is_dir()], images.SUFFIXES + VIDEOS
         else:
             files, suffixes = None, ()
+        if is_video(item) and item.exists() and not item.is_file():
+            raise PredictError(f"{item}: is no file, but a folder, pipe or device")
         chosen = [item] if files is None else list(_chosen(files, suffixes, drawn, found.left_out))
         if not chosen:
             where = "matches no picture" if pattern else "no image in this folder"
-            others = "".join(f"; left out: {number} {kind}" for kind, number in found.left_out.items())
-            raise PredictError(f"{item}: {where} ({', '.join(suffixes)}){others}")
+            empty.append(f"{item}: {where} ({', '.join(suffixes)})")
         for path in chosen:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 found.paths.append(path)
+    if empty and not found.paths:
+        others = "".join(f"; left out: {number} {kind}" for kind, number in found.left_out.items())
+        more = f"; nor in {len(empty) - 1} others" if len(empty) > 1 else ""
+        raise PredictError(empty[0] + more + others)
+    if empty:
+        found.left_out[f"inputs without a picture ({', '.join(text.partition(': ')[0] for text in empty)})"] = len(
+            empty
+        )
     return found
 
 
@@ -81,15 +89,23 @@ def is_listed(folder: Path) -> bool:
 
 def _read_listing(folder: Path) -> dict[str, Any]:
     try:
-        listing = json.loads((folder / LISTING).read_bytes())
-    except (OSError, ValueError):
+        listing = json.loads(images.read_file(folder / LISTING))
+    except (OSError, ValueError, RecursionError):
         return {}
     return listing if isinstance(listing, dict) else {}
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):  # does not follow links to folders, which may lead in a circle
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        left_out[f"folders that cannot be read ({error.filename})"] += 1
+
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        links = [name for name in shown if os.path.islink(os.path.join(root, name))]  # may lead in a circle
+        for kind, count in (("hidden folders", len(folders) - len(shown)), ("links to folders", len(links))):
+            if count:
+                left_out[kind] += count
+        folders[:] = shown
         yield from (Path(root, name) for name in sorted(files))
 
 

@@ -1,7 +1,7 @@
 """What people hand in as a picture, to (h, w, 3) uint8 RGB pixels as one sees it.
 
-A photograph that a camera stored on its side is turned upright, as its EXIF orientation says. Training and evaluation
-read pixels as they are stored instead, because the boxes of annotation files refer to those.
+A photograph that a camera stored on its side is turned upright, as its EXIF orientation says, and boxes refer to that
+picture. Training and evaluation read pixels as the boxes of their annotation files refer to them (see `data.frames`).
 """
 
 import os
@@ -20,11 +20,11 @@ def read(picture: Any, name: str = "the picture") -> np.ndarray:
 
     An array is (h, w, 3) RGB, (h, w) or (h, w, 1) grey, or (h, w, 4) with alpha, which is dropped; always uint8, and
     taken as it is. name: of a picture that is not a file, for errors.
-    Raises DataError for a broken image and for other arrays, OSError for a file that cannot be read, TypeError for
+    Raises DataError for a broken image, a pipe and other arrays, OSError for a file that cannot be read, TypeError for
     other objects.
     """
     if isinstance(picture, str | os.PathLike):
-        return images.decode(Path(picture).read_bytes(), os.fspath(picture), upright=True)
+        return images.decode(images.read_file(Path(picture)), os.fspath(picture), upright=True)
     if isinstance(picture, Image.Image):
         return images.to_rgb(picture, name, upright=True)
     if not isinstance(picture, np.ndarray):

@@ -6,115 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 
 from dyhead_jax.data import coco_json
 from dyhead_jax.data.source import DataError
-from tests.data.folders import rewrite, shared, write_split
-
-# What each file of the shared set of faults must do: None loads without a note, "note: ..." loads with a note of
-# that text, anything else is part of the error.
-_NASTY = {
-    "00_good": None,
-    "crowd_boxes": None,
-    "only_crowd_in_image": "note: 1 of 4 images have no box",
-    "zero_area": "note: 3 boxes without width or height",
-    "tiny_boxes": None,
-    "negative_coords": "note: clipped",
-    "fully_outside": "note: 1 boxes wholly outside",
-    "box_equals_image": None,
-    "path_traversal": r"images\[\d\]\.file_name .* leads out",
-    "absolute_path": r"images\[\d\]\.file_name .* leads out",
-    "mixed_modes": None,
-    "declared_size_wrong": "note: images declare a size that is not the file's",
-    "duplicate_image_ids": r"images\[1\]\.id 1",
-    "duplicate_annotation_ids": "note: 1 annotation ids",
-    "duplicate_boxes": None,
-    "noncontiguous_categories": None,
-    "unknown_category_id": r"annotations\[\d\]\.category_id",
-    "duplicate_category_ids": r"categories\[1\]\.id 1",
-    "unicode_category": None,
-    "empty_categories": "categories is empty",
-    "no_annotations_at_all": "note: 4 of 4 images",
-    "orphan_annotation": r"annotations\[\d\]\.image_id",
-    "float_strings": r"annotations\[\d\]\.bbox",
-    "string_ids": r"images\[0\]\.id",
-    "inf_bbox": r"annotations\[\d\]\.bbox",
-    "huge_ids": None,
-    "bbox_three_numbers": r"annotations\[\d\]\.bbox",
-    "bbox_null": r"annotations\[\d\]\.bbox",
-    "missing_images": "'images'",
-    "missing_annotations": "'annotations'",
-    "missing_ann_bbox": r"annotations\[0\] has no key 'bbox'",
-    "missing_ann_category_id": r"annotations\[0\] has no key 'category_id'",
-    "missing_ann_id": r"annotations\[0\] has no key 'id'",
-    "missing_ann_iscrowd": None,
-    "missing_image_file_name": r"images\[0\]\.file_name",
-    "missing_image_id": r"images\[0\] has no key 'id'",
-    "many_boxes": None,
-    "wrong_area": None,
-    "top_level_list": "holds a list",
-    "empty_object": "'images'",
-    "truncated_json": "is not JSON",
-    "utf8_bom": None,
-}
-
-
-def _nasty_names() -> list[str]:
-    return sorted(_NASTY)
-
-
-@pytest.mark.parametrize("name", _nasty_names())
-def test_nasty_annotations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyhead_jax.data.coco_folder import CocoFolder
-
-    root = shared("nasty")
-    source = CocoFolder(
-        root=str(root),
-        train_annotations=f"annotations/{name}.json",
-        train_images="images",
-        val_annotations=f"annotations/{name}.json",
-        val_images="images",
-        limit=0,
-        prepared=False,
-        workdir=Path("unused"),
-    )
-    expected = _NASTY[name]
-    if expected is not None and not expected.startswith("note: "):
-        with pytest.raises(DataError, match=expected) as error:
-            source.split("train")
-        assert f"{name}.json" in str(error.value)
-        assert "\n" not in str(error.value)
-        return
-    split = source.split("train")
-    if expected is None:
-        assert split.notes == []
-    else:
-        assert any(expected.removeprefix("note: ") in note for note in split.notes), split.notes
-    for row in range(len(split)):
-        example = split[row]
-        height, width = example.image.shape[:2]
-        assert (height, width) == tuple(split.sizes[row])
-        assert np.isfinite(example.boxes).all()
-        assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
-        assert (example.boxes >= 0).all()
-        assert (example.boxes[:, 2:] <= np.array([[width, height]])).all()
-    truth = split.coco()
-    original = json.loads((root / "annotations" / f"{name}.json").read_text(encoding="utf-8-sig"))
-    assert [image["id"] for image in truth["images"]] == [image["id"] for image in original["images"]]
-    assert [a["bbox"] for a in truth["annotations"]] == [a["bbox"] for a in original["annotations"]]
-    assert [a["area"] for a in truth["annotations"]] == [a["area"] for a in original["annotations"]]
-    assert {c["name"] for c in truth["categories"]} == {c["name"] for c in original["categories"]}
-    dataset = COCO()
-    dataset.dataset = truth
-    dataset.createIndex()
-    assert len(dataset.anns) == len(original["annotations"])
-    assert all("iscrowd" in annotation for annotation in dataset.anns.values())
-
-
-def test_every_shared_fault_is_expected_here() -> None:
-    manifest = json.loads((shared("nasty") / "manifest.json").read_text())
-    assert {Path(case["file"]).stem for case in manifest["annotations"]} == set(_NASTY)
+from tests.data.folders import rewrite, write_split
 
 
 @pytest.fixture
@@ -203,3 +98,68 @@ def test_files_that_hold_something_else(tmp_path: Path, text: bytes) -> None:
         coco_json.read(path)
     with pytest.raises(DataError, match="does not exist"):
         coco_json.read(tmp_path / "y.json")
+
+
+def _notes(good: tuple[Path, dict[str, Any]], keys: dict[str, Any]) -> tuple[coco_json.Index, list[str]]:
+    """The index of the file with more keys in its first annotation."""
+    root, content = good
+    content["annotations"][0].update(keys)
+    index = _load(root, content)
+    return index, [note for note in index.notes if "images have no box" not in note]
+
+
+@pytest.mark.parametrize("value", [1, True])
+def test_ignored_boxes_are_crowd_and_counted(good: tuple[Path, dict[str, Any]], value: Any) -> None:
+    index, notes = _notes(good, {"ignore": value})
+    assert index.crowd.tolist() == [True, False, False]
+    assert index.box_counts().tolist() == [1, 1, 0]
+    assert [a["iscrowd"] for a in coco_json.ground_truth(index)["annotations"]] == [1, 0, 0]
+    assert notes == ["1 boxes marked `ignore` do not train, and count neither way in evaluation (as crowd)"]
+
+
+def test_a_turned_box_becomes_the_box_around_it(good: tuple[Path, dict[str, Any]]) -> None:
+    index, notes = _notes(good, {"attributes": {"rotation": 30.0, "occluded": False}})  # the box is 2, 3, 10, 8
+    angle, corners = np.deg2rad(30.0), np.array([[-5, -4], [5, -4], [5, 4], [-5, 4]])
+    turned = corners @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + [7, 7]
+    np.testing.assert_allclose(index.boxes[0], [*turned.min(0), *turned.max(0)], atol=1e-5)
+    assert notes == ["1 turned boxes (attributes.rotation) became the boxes around them"]
+
+
+@pytest.mark.parametrize("polygons", [[[3, 4, 9, 4, 9, 11.5], [2, 5, 3, 6, 4, 7]], [2, 4, 9, 4, 9, 11.5]])
+@pytest.mark.parametrize("bbox", [[], None, "absent"])
+def test_polygons_stand_in_for_a_box_that_is_missing(
+    good: tuple[Path, dict[str, Any]], polygons: Any, bbox: Any
+) -> None:
+    if bbox == "absent":
+        good[1]["annotations"][0].pop("bbox")
+    index, notes = _notes(good, {"segmentation": polygons} | ({} if bbox == "absent" else {"bbox": bbox}))
+    np.testing.assert_allclose(index.boxes[0], [2, 4, 9, 11.5])
+    assert notes == ["1 boxes are those of their polygons: the file has none for them"]
+
+
+def test_what_is_not_read_is_said(good: tuple[Path, dict[str, Any]]) -> None:
+    attributes = {"occluded": True, "track_id": 0}
+    _, notes = _notes(good, {"score": 0.9, "attributes": attributes, "extra": {}, "caption": "x"})
+    assert notes == [
+        "keys of annotations that are not read (and how many say something): attributes.occluded (1), score (1)",
+        "1 annotations have a score, as detections do; they are taken as true boxes",
+    ]
+    good[1]["annotations"][0].pop("score")
+    good[1]["images"][0]["not_exhaustive_category_ids"] = [3]
+    good[1]["categories"][0]["name"] = "a"
+    _, notes = _notes(good, {"attributes": {}})
+    assert notes[0].startswith("1 images are not annotated with all objects of some classes")
+    assert notes[1] == "2 classes have the same name 'a'"
+
+
+@pytest.mark.parametrize("digits", [400, 5_000])
+def test_numbers_of_many_digits_are_named(good: tuple[Path, dict[str, Any]], digits: int) -> None:
+    root, content = good
+    path = root / "annotations" / "instances_val.json"
+    for old in ('"bbox": [2', '"area": 40.0', '"height": 20', '"iscrowd": 0', '"image_id": 100'):
+        text = json.dumps(content)
+        assert old in text
+        path.write_text(text.replace(old, old.rpartition(" ")[0] + (" [" if "[" in old else " ") + "9" * digits, 1))
+        with pytest.raises(DataError, match=r"instances_val\.json.*") as error:
+            coco_json.load(path)
+        assert len(str(error.value)) < 400

@@ -20,12 +20,13 @@ def test_size_missing_wrong_or_zero(tmp_path: Path) -> None:
     photo_sets.voc(tmp_path)
     photo_sets.voc_xml(xml(tmp_path), PARTS["train"][0], size=False)
     assert tuple(opened(tmp_path).sizes[0]) == (30, 40)
-    assert "declare a size" not in " ".join(opened(tmp_path).notes)
+    assert "declare" not in " ".join(opened(tmp_path).notes)
     text = xml(tmp_path, "ünï").read_text()
     xml(tmp_path, "ünï").write_text(text.replace("<width>20", "<width>0").replace("<height>25", "<height>0"))
-    assert "declare a size" not in " ".join(opened(tmp_path).notes)
+    assert "declare" not in " ".join(opened(tmp_path).notes)
     xml(tmp_path, "ünï").write_text(text.replace("<width>20", "<width>25").replace("<height>25", "<height>20"))
-    assert "1 images declare a size that is not the file's; the file's was used" in opened(tmp_path).notes
+    said = "1 images declare width and height in each other's place, as their boxes show; the file's size is used"
+    assert said in opened(tmp_path).notes
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,23 @@ def test_images_without_xml_are_counted(tmp_path: Path) -> None:
     photo_sets.voc(tmp_path, lists=False)
     (tmp_path / "train" / "empty.xml").unlink()
     assert "1 images have no XML and are not used" in opened(tmp_path).notes
+
+
+def test_what_other_tools_add_is_read(tmp_path: Path) -> None:
+    parts = {"train": [Picture("a.jpg", (30, 40), [(10, 10, 20, 16, 0), (3, 3, 8, 8, 1), (5, 1, 9, 7, 2)])]}
+    photo_sets.voc(tmp_path, parts)
+    text = xml(tmp_path, "a").read_text()
+    turned = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+    text = text.replace("<difficult>0</difficult>", turned, 1)
+    text = text.replace("<difficult>0</difficult>", "<difficult>True</difficult>", 1)
+    text = text.replace("<difficult>0</difficult>", "<difficult>Unspecified</difficult><ignore>1</ignore>", 1)
+    xml(tmp_path, "a").write_text(text)
+    split = opened(tmp_path, val_fraction=0.0)
+    assert split[0].crowd.tolist() == [False, True, True]
+    assert split[0].boxes[0].tolist() == [12, 8, 18, 18]
+    notes = " ".join(split.notes)
+    for text in ("1 difficult boxes", "1 boxes marked <ignore>", "1 turned boxes", "3 parts of objects are not used"):
+        assert text in notes
+    xml(tmp_path, "a").write_text(xml(tmp_path, "a").read_text().replace("Unspecified", "perhaps"))
+    with pytest.raises(DataError, match=r"a\.xml: object 3: <difficult> is 'perhaps'; it must be 0 or 1"):
+        opened(tmp_path, val_fraction=0.0)

@@ -60,35 +60,6 @@ def test_the_published_numbers(case, monkeypatch, capsys):
     assert last == average_precision.ap_line(metrics)
 
 
-@needs_shared
-@pytest.mark.parametrize(
-    ("name", "reaction"),
-    [
-        ("00_perfect", 1.0),
-        ("empty", 0.0),
-        ("unknown_category", "record 0 has category_id 77, which the ground truth lacks"),
-        ("nan_score", "record 0 has score nan"),
-        ("missing_score", "record 0 has no key 'score'"),
-        ("tied_scores", 1.0),
-        ("duplicates", 0.7124),
-        ("over_100_per_image", 0.5110),
-    ],
-)
-def test_odd_results(name, reaction, monkeypatch, capsys):
-    nasty = SHARED / "nasty"
-    detections = nasty / "results" / f"{name}.json"
-    code, out, err = run_command(
-        monkeypatch, capsys, "--annotations", nasty / "annotations" / "00_good.json", "--detections", detections
-    )
-    if isinstance(reaction, str):
-        assert code == 1
-        assert err.startswith(f"error: {detections}: {reaction}")
-        assert err.count("\n") == 1
-    else:
-        assert code == 0
-        assert out.splitlines()[-1].startswith(f"AP {reaction:.4f} AP50")
-
-
 def ground_truth(**changes):
     """One image, one large box of category 7, and a category 3 without boxes."""
     annotation = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [10, 10, 100, 100], "area": 10000.0, "iscrowd": 0}
@@ -409,3 +380,43 @@ def test_another_data_set_is_refused(workdir, monkeypatch, capsys):
     code, _, err = run_command(monkeypatch, capsys, "--workdir", workdir[0])
     assert code == 1
     assert err.startswith("error: the data set has 2 categories, ids 1, 2; the model of")
+
+
+def _fractions(box):
+    return [value / 200 for value in box]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_fractions, "1 of 1 boxes lie within the first pixel of their picture"),
+        (lambda _: [110, 120, 190, 180], "1 of 1 boxes reach beyond their picture, such as [110, 120, 190, 180]: corn"),
+    ],
+)
+@pytest.mark.parametrize("report", [False, True])
+def test_detections_in_another_format_are_refused(change, message, report, monkeypatch, capsys, tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(ground_truth()))
+    (tmp_path / "found.json").write_text(json.dumps([{**HIT, "bbox": change(HIT["bbox"])}]))
+    files = ["--annotations", tmp_path / "truth.json", "--detections", tmp_path / "found.json"]
+    code, out, err = run_command(monkeypatch, capsys, *files, *(["--report", tmp_path / "r"] if report else []))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {tmp_path / 'found.json'}: {message}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+    truth = ground_truth(bbox=_fractions(HIT["bbox"]))  # both in fractions: nothing contradicts
+    results = [{**HIT, "bbox": _fractions(HIT["bbox"])}]
+    average_precision.check_format(truth, results, "x")
+
+
+@pytest.mark.parametrize("key", ["score", "image_id", "category_id", "bbox"])
+@pytest.mark.parametrize("digits", [400, 5_000])
+def test_numbers_of_many_digits_are_one_line(key, digits, monkeypatch, capsys, tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(ground_truth()))
+    text = json.dumps([{**HIT, key: [1, 1, 77, 1] if key == "bbox" else 77}])
+    (tmp_path / "found.json").write_text(text.replace("77", "7" * digits))
+    files = ["--annotations", tmp_path / "truth.json", "--detections", tmp_path / "found.json"]
+    code, _, err = run_command(monkeypatch, capsys, *files)
+    assert code == 1
+    assert err.startswith(f"error: {tmp_path / 'found.json'}")
+    assert err.count("\n") == 1
+    assert len(err) < 400

@@ -4,13 +4,12 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from dyhead_jax.data import coco_json
 from dyhead_jax.data.annotations import Records
-from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.images import open_file
 from dyhead_jax.data.layouts import parts
 from dyhead_jax.data.layouts.parts import Found, Layout, Tree
 from dyhead_jax.data.source import DataError
@@ -35,9 +34,9 @@ class CocoPart:
     validates: bool
     project: int | None
 
-    def read(self, limit: int, sizes: Sequence[Any] | None = None) -> Found:
+    def read(self, limit: int, errors: list[str] | None = None) -> Found:
         """See `parts.Part.read`."""
-        records = coco_json.records(self.path)
+        records = coco_json.records(self.path, errors)
         if self.project is not None:
             records = _without(records, self.project)
         images = records.images
@@ -45,11 +44,7 @@ class CocoPart:
             wanted = parts.held_out([image.file_name for image in images], self.val_fraction) == self.validates
             images = [images[row] for row in np.flatnonzero(wanted)]
         images = images[: limit or None]
-        names = [image.file_name for image in images]
-        folder = self._folder(names)
-        if sizes is None:
-            sizes = FolderImages(folder, names).sizes(self.path)
-        return Found(records, images, sizes, folder)
+        return Found(records, images, self._folder([image.file_name for image in images]))
 
     def _folder(self, names: Sequence[str]) -> Path:
         for folder in self.folders:
@@ -146,9 +141,9 @@ def _without(records: Records, category: int) -> Records:
 def _is_coco(path: Path) -> bool:
     """Whether a JSON has the three lists, by a search that takes a moment for half a gigabyte."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
-    except (OSError, ValueError):  # unreadable or empty
+    except (OSError, ValueError):  # unreadable, empty or a pipe
         return False
 
 

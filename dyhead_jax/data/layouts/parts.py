@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from dyhead_jax.data.annotations import ImageRecord, Records, Size
+from dyhead_jax.data.annotations import ImageRecord, Records
 from dyhead_jax.data.source import DataError
 
 T = TypeVar("T")
@@ -22,22 +22,21 @@ _IMAGE_FOLDERS = ("images", "jpegimages")
 
 @dataclass(slots=True)
 class Found:
-    """A part as it was read: images and true sizes (height, width) of those that were asked for, in the order of the
-    part, their folder, and the records that describe them, among others."""
+    """A part as it was read: the images that were asked for, in the order of the part, their folder, and the records
+    that describe them, among others."""
 
     records: Records
     images: Sequence[ImageRecord]
-    sizes: Sequence[Size]
     folder: Path
 
 
 class Part(Protocol):
     """The training or the validation part. Picklable."""
 
-    def read(self, limit: int, sizes: Sequence[Any] | None = None) -> Found:
+    def read(self, limit: int, errors: list[str] | None = None) -> Found:
         """Reads the annotations of the first `limit` images, 0 for all.
 
-        sizes: their (height, width), when known; else the headers of the images are read. Raises DataError.
+        errors: takes one line for each faulty record, which is then left out; without it a DataError is raised.
         """
         ...
 
@@ -66,11 +65,18 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """The files under `root`, through links too, each folder once. Raises DataError when there is no such folder."""
+    """The files under `root`, through links too, each folder once.
+
+    Raises DataError when there is no such folder, and for one below it that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist")
     names, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()  # a link back would have no end

@@ -3,20 +3,22 @@
 Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc. Corners in the files are pixels counted from 1, the last
 one included: x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax in continuous coordinates. Boxes marked `difficult`
 become crowd: they do not train, as in mmdetection, and a detection of one is neither right nor wrong, as in VOC's own
-evaluation. Category ids count from 1 through the names of all parts, sorted. Boxes of an object's parts are not read.
+evaluation; so do those marked `ignore`. CVAT's attribute `rotation` (clockwise degrees) makes a box the one around it.
+Category ids count from 1 through the names of all parts, sorted. Boxes of an object's parts are not read.
 """
 
 import math
 import xml.parsers.expat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from dyhead_jax.data import images
-from dyhead_jax.data.annotations import Annotation, ImageRecord, Records
-from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data import coco_json, images
+from dyhead_jax.data.annotations import Annotation, ImageRecord, Records, collected
+from dyhead_jax.data.json_file import is_number
 from dyhead_jax.data.layouts import parts, yolo
 from dyhead_jax.data.layouts.parts import Found, Layout, Tree
 from dyhead_jax.data.source import DataError
@@ -25,14 +27,34 @@ KIND = "Pascal VOC"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+_NOTES = {
+    "difficult": "difficult boxes do not train, and count neither way in evaluation (as crowd)",
+    "ignore": "boxes marked <ignore> do not train, and count neither way in evaluation (as crowd)",
+    "turned": "turned boxes (the attribute rotation) became the boxes around them",
+    "parts": "parts of objects are not used",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class VocBox:
+    """name: of the class; box: x, y, width, height in continuous pixels; reason: why it is crowd, a key of _NOTES, or
+    ""; turned: whether it is the box around a turned one."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    reason: str
+    turned: bool
+
+
 @dataclass(slots=True, frozen=True)
 class VocFile:
-    """What an XML says. file_name, "" for none; declared: (height, width), (None, None) for none; boxes: (name,
-    (xmin, ymin, xmax, ymax) as written, difficult)."""
+    """What an XML says. file_name, "" for none; declared: (height, width), None for none; parts: how many parts its
+    objects have."""
 
     file_name: str
-    declared: tuple[int | None, int | None]
-    boxes: tuple[tuple[str, tuple[float, float, float, float], bool], ...]
+    declared: tuple[int, int] | None
+    boxes: tuple[VocBox, ...]
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +68,27 @@ class VocPart:
     files: tuple[Path, ...]
     classes: dict[int, str]
 
-    def read(self, limit: int, sizes: Sequence[Any] | None = None) -> Found:
+    def read(self, limit: int, errors: list[str] | None = None) -> Found:
         """See `parts.Part.read`."""
         names = self.names[: limit or None]
-        if sizes is None:
-            sizes = FolderImages(self.folder, list(names)).sizes(self.path)
         ids = {name: category for category, name in self.classes.items()}
-        records, annotations, difficult = [], [], 0
+        images, annotations, counts = [], [], Counter()
         for row, (name, path) in enumerate(zip(names, self.files, strict=False)):
-            content = read(path)
-            records.append(ImageRecord(row + 1, name, content.declared))
-            for label, (x1, y1, x2, y2), hard in content.boxes:
-                if label not in ids:
-                    raise DataError(f"{path} has changed: there was no class {label!r} when the data set was opened")
-                box = x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1
+            content = None
+            with collected(errors):
+                content = read(path)
+            images.append(ImageRecord(row + 1, name, content.declared if content else None))
+            for entry in content.boxes if content else ():
+                if entry.name not in ids:
+                    message = f"{path} has changed: there was no class {entry.name!r} when the data set was opened"
+                    raise DataError(message)
                 number = len(annotations) + 1
-                annotations.append(Annotation(number, row + 1, ids[label], box, box[2] * box[3], hard))
-                difficult += hard
-        notes = []
-        if difficult:
-            notes.append(f"{difficult} difficult boxes do not train, and count neither way in evaluation (as crowd)")
-        return Found(Records(self.path, self.classes, records, annotations, notes), records, sizes, self.folder)
+                annotations.append(Annotation(number, row + 1, ids[entry.name], entry.box, None, bool(entry.reason)))
+                counts[entry.reason] += 1
+                counts["turned"] += entry.turned
+            counts["parts"] += content.parts if content else 0
+        notes = [f"{counts[kind]} {text}" for kind, text in _NOTES.items() if counts[kind]]
+        return Found(Records(self.path, self.classes, images, annotations, notes=notes), images, self.folder)
 
 
 def read(path: Path) -> VocFile:
@@ -75,7 +97,8 @@ def read(path: Path) -> VocFile:
     if root.tag != "annotation":
         raise DataError(f"{path}: its root is <{root.tag}>; in Pascal VOC it is <annotation>")
     boxes = []
-    for number, element in enumerate(root.findall("object"), 1):
+    elements = root.findall("object")
+    for number, element in enumerate(elements, 1):
         where = f"{path}: object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
@@ -84,11 +107,15 @@ def read(path: Path) -> VocFile:
         if corners is None:
             raise DataError(f"{where} ({name}) has no <bndbox>")
         x1, y1, x2, y2 = (_number(where, corners, key) for key in _CORNERS)
-        boxes.append((name, (x1, y1, x2, y2), (element.findtext("difficult") or "0").strip() == "1"))
+        box = x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1
+        angle = _rotation(where, element)
+        reason = next((key for key in ("difficult", "ignore") if _is_true(where, element, key)), "")
+        boxes.append(VocBox(name, coco_json.around(*box, angle) if angle % 180 else box, reason, angle % 180 != 0))
     height, width = (_whole(root.findtext(f"size/{key}")) for key in ("height", "width"))
     # LabelImg writes 0 x 0 for an image that it could not read.
-    declared = (height, width) if height and width else (None, None)
-    return VocFile((root.findtext("filename") or "").strip(), declared, tuple(boxes))
+    declared = (height, width) if height and width else None
+    count = sum(len(element.findall("part")) for element in elements)
+    return VocFile((root.findtext("filename") or "").strip(), declared, tuple(boxes), count)
 
 
 def candidates(tree: Tree) -> list[str]:
@@ -114,7 +141,7 @@ def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tr
     image_of = {file: _image(tree, pictures, stems, file, content.file_name) for file, content in contents.items()}
     divided, more = parts.divide({name: [image_of[file] for file in own] for name, own in chosen.items()}, val_fraction)
     file_of = {image: tree.root / file for file, image in image_of.items()}
-    labels = sorted({label for content in contents.values() for label, _, _ in content.boxes})
+    labels = sorted({box.name for content in contents.values() for box in content.boxes})
     if not labels:
         raise DataError(f"{tree.root}: none of {len(contents)} XML files has an object")
     classes = dict(enumerate(labels, 1))
@@ -173,7 +200,7 @@ def _image(tree: Tree, pictures: Tree, stems: dict[str, list[str]], file: str, f
 
 
 def _is_voc(tree: Tree, name: str) -> bool:
-    return b"<annotation" in (tree.root / name).read_bytes()[:2000]
+    return b"<annotation" in images.read_file(tree.root / name)[:2000]
 
 
 def _tree(path: Path) -> ElementTree.Element:
@@ -192,7 +219,7 @@ def _tree(path: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(images.read_file(path), True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except xml.parsers.expat.ExpatError as error:
@@ -206,9 +233,24 @@ def _number(where: str, corners: ElementTree.Element, key: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not is_number(value):
         raise DataError(f"{where}: <{key}> is {text[:60]!r}; it must be a finite number")
     return value
+
+
+def _is_true(where: str, element: ElementTree.Element, key: str) -> bool:
+    text = (element.findtext(key) or "").strip().lower()
+    if text not in ("", "0", "1", "false", "true", "no", "yes", "unspecified"):
+        raise DataError(f"{where}: <{key}> is {text[:60]!r}; it must be 0 or 1")
+    return text in ("1", "true", "yes")
+
+
+def _rotation(where: str, element: ElementTree.Element) -> float:
+    """Degrees, from CVAT's <attributes><attribute><name>rotation</name><value>30.0</value>...; 0 without it."""
+    for attribute in element.findall("attributes/attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            return _number(where, attribute, "value")
+    return 0.0
 
 
 def _whole(text: str | None) -> int | None:

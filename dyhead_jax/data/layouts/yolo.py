@@ -10,11 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from dyhead_jax.data import images
-from dyhead_jax.data.annotations import Annotation, ImageRecord, Records
-from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.annotations import Annotation, ImageRecord, Records, collected
 from dyhead_jax.data.layouts import parts
 from dyhead_jax.data.layouts.parts import Found, Tree
 from dyhead_jax.data.source import DataError
@@ -39,25 +37,24 @@ class YoloPart:
     classes: dict[int, str]
     keypoints: bool = False
 
-    def read(self, limit: int, sizes: Sequence[Any] | None = None) -> Found:
+    def read(self, limit: int, errors: list[str] | None = None) -> Found:
         """See `parts.Part.read`."""
         names = self.names[: limit or None]
-        if sizes is None:
-            sizes = FolderImages(self.folder, list(names)).sizes(self.path)
         annotations, polygons, unlabelled = [], 0, 0
-        for row, (label, (height, width)) in enumerate(zip(self.labels, sizes, strict=False)):
+        for row, label in enumerate(self.labels[: len(names)]):
             unlabelled += label is None
-            for category, box, polygon in read_labels(label, self.classes, self.keypoints) if label else ():
-                x, y, w, h = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-                annotation = Annotation(len(annotations) + 1, row + 1, category, (x, y, w, h), w * h, False)
-                annotations.append(annotation)
+            boxes = []
+            with collected(errors):
+                boxes = read_labels(label, self.classes, self.keypoints) if label else []
+            for category, box, polygon in boxes:
+                annotations.append(Annotation(len(annotations) + 1, row + 1, category, box, None, False))
                 polygons += polygon
         if unlabelled == len(names) and names:
             raise DataError(f"{self.path}: not one of {len(names)} images has a label file, such as {self._wanted()}")
         notes = [f"{unlabelled} images have no label file: taken as images without boxes"] if unlabelled else []
         notes += [f"{polygons} polygons became their boxes"] if polygons else []
-        records = [ImageRecord(row + 1, name) for row, name in enumerate(names)]
-        return Found(Records(self.path, self.classes, records, annotations, notes), records, sizes, self.folder)
+        images = [ImageRecord(row + 1, name) for row, name in enumerate(names)]
+        return Found(Records(self.path, self.classes, images, annotations, True, notes), images, self.folder)
 
     def _wanted(self) -> str:
         return str(self.folder / label_names(self.names[0])[0])
@@ -102,7 +99,7 @@ def read_labels(
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, with any line ends, with or without a byte order mark. Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return images.read_file(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -190,7 +187,7 @@ def listed(tree: Tree, file: str, bases: Sequence[str] = ("",)) -> list[str]:
 
 def _looks_like_labels(path: Path) -> bool:
     """Whether the first line begins with a number, as it does not in a list or a read-me."""
-    with path.open("rb") as file:
+    with images.open_file(path) as file:
         return re.match(rb"(\xef\xbb\xbf)?\d+[ \t]", file.readline(200)) is not None
 
 

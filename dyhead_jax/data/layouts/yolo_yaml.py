@@ -1,5 +1,6 @@
 """data.yaml of Ultralytics: names of the classes and where the images of each part are."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,8 +68,8 @@ def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
         names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise DataError(f"{path}: names is {str(names)[:60]!r}; it must be a list of class names, or a mapping to them")
-    if wrong := [key for key in names if not (isinstance(key, str) and key.isascii() and key.isdigit())]:
-        raise DataError(f"{path}: names has the key {wrong[0]!r}; keys are class numbers from 0")
+    if wrong := [key for key in names if not (isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key))]:
+        raise DataError(f"{path}: names has the key {wrong[0][:60]!r}; keys are class numbers from 0")
     if content.get("nc", str(len(names))) != str(len(names)):
         raise DataError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
     return dict(sorted((int(key), name) for key, name in names.items()))

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import FolderImages
+from dyhead_jax.data.index import Index
 from dyhead_jax.data.packing import shards
 from dyhead_jax.data.packing.records import PackedImages, SplitRecords
 from dyhead_jax.files import write_atomic
@@ -15,15 +15,16 @@ from dyhead_jax.files import write_atomic
 def packed(index: Index, images: FolderImages, root: Path, split: str) -> PackedImages:
     """The images of a split out of a packed copy under `root`, which is made when it is not there yet.
 
-    The copy's name carries a digest of the annotations and of every image file's name, size and time of change: after
+    The copy's name carries a digest of the annotations and of every image file's name, size and times of change: after
     an annotation or a picture was changed, another copy is made. Raises DataError.
     """
-    annotations, files = _digests(index, images)
+    *earlier, files = _digests(index, images)
     target = root / f"{split}-{files}"
     if not target.is_dir():
-        earlier = root / f"{split}-{annotations}"
-        if earlier.is_dir() and _holds(earlier, files, index, images, split):
-            target = earlier
+        for folder in (root / f"{split}-{digest}" for digest in earlier):
+            if folder.is_dir() and _holds(folder, files, index, images, split):
+                target = folder
+                break
         else:
             print(f"packing {len(index.file_names)} {split} images into {target}", file=sys.stderr)
             with shards.whole(target) as folder:
@@ -31,13 +32,14 @@ def packed(index: Index, images: FolderImages, root: Path, split: str) -> Packed
     return PackedImages(target, split, index.image_ids)
 
 
-def _digests(index: Index, images: FolderImages) -> tuple[str, str]:
-    """A digest of the annotations alone, which named the copies of earlier versions, and one with the files' stamps."""
+def _digests(index: Index, images: FolderImages) -> list[str]:
+    """Digests of the annotations alone and with the files' sizes and first times of change, which named the copies of
+    earlier versions, and with all of their stamps."""
     described = json.dumps([str(index.path), index.image_ids.tolist(), index.file_names, index.sizes.tolist()])
-    annotations = hashlib.sha256(index.path.read_bytes() + described.encode())
-    files = annotations.copy()
-    files.update(json.dumps(images.stamps()).encode())
-    return annotations.hexdigest()[:12], files.hexdigest()[:12]
+    annotations = index.path.read_bytes() + described.encode()
+    stamps = images.stamps()
+    contents = ("", json.dumps([stamp[:2] for stamp in stamps]), json.dumps(stamps))
+    return [hashlib.sha256(annotations + content.encode()).hexdigest()[:12] for content in contents]
 
 
 def _holds(earlier: Path, files: str, index: Index, images: FolderImages, split: str) -> bool:

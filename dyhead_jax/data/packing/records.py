@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dyhead_jax.data import coco_json
-from dyhead_jax.data.annotations import Index
 from dyhead_jax.data.encoded import EncodedImages
+from dyhead_jax.data.index import Index
 from dyhead_jax.data.source import DataError
 
 
@@ -24,8 +24,9 @@ from dyhead_jax.data.source import DataError
 class Record:
     """One image to pack.
 
-    size: (height, width); encoded: the file's bytes, kept as they are; annotations: COCO objects with id, bbox, area,
-    iscrowd, and the contiguous `label` beside them; name: what an error message calls the image.
+    size: (height, width), if `upright` after turning by the EXIF orientation; encoded: the file's bytes, kept as they
+    are; annotations: COCO objects with id, bbox, area, iscrowd, and the contiguous `label` beside them; name: what an
+    error message calls the image.
     """
 
     image_id: int
@@ -34,6 +35,7 @@ class Record:
     encoded: bytes
     annotations: list[dict[str, Any]]
     name: str
+    upright: bool = False
 
 
 class Records(Protocol):
@@ -136,6 +138,7 @@ class SplitRecords:
             encoded=self._encoded.read(row),
             annotations=self._annotations.get(image_id, []),
             name=self._encoded.name(row),
+            upright=bool(self._index.upright[row]),
         )
 
     @property

@@ -129,7 +129,8 @@ def _write_shard(path: Path, records: Iterable[Record], schema: Any, bar: Any) -
 
 
 def _check_size(record: Record) -> None:
-    height, width = images.size(io.BytesIO(record.encoded), record.name)
+    header = images.header(io.BytesIO(record.encoded), record.name)
+    height, width = header.upright if record.upright else header.size
     if (height, width) != record.size:
         raise DataError(
             f"{record.name} is {width}x{height} pixels, but the annotations say {record.size[1]}x{record.size[0]}"
