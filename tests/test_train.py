@@ -153,6 +153,7 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
     config = configs.Config()
     workdir.check(tmp_path, config)
     workdir.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     workdir.check(tmp_path, config)
     free = configs.from_json(configs.to_json(config))
     free.run.log_every, free.run.parallel, free.run.shard_state = 7, "jit", 2  # checkpoints fit any devices
@@ -174,10 +175,26 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
         workdir.check(tmp_path, kind)
 
 
+def test_a_try_that_saved_nothing_does_not_keep_its_folder(tmp_path, capsys):
+    first, second = configs.Config(), configs.Config(seed=7)
+    workdir.claim(tmp_path, first)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert workdir.check(tmp_path, second) is None
+    workdir.claim(tmp_path, second)
+    assert "config.json is replaced; the run that wrote it has saved nothing" in capsys.readouterr().out
+    assert configs.load_file(tmp_path / "config.json") == second
+    (tmp_path / "checkpoints" / "4").mkdir()
+    with pytest.raises(workdir.WorkdirError, match=r"config\.seed was 7, is 0"):
+        workdir.check(tmp_path, first)
+
+
 def test_only_more_steps_are_a_longer_run(tmp_path):
     config = configs.Config()
     assert workdir.check(tmp_path, config) is None
     workdir.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     steps = config.run.steps
     config.run.steps = steps + 1
     assert workdir.check(tmp_path, config) == steps
@@ -331,7 +348,7 @@ def test_a_step_that_runs_is_seen():
 def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_path):
     folder = tmp_path / "run"
     code, out, error = runs.interrupt(folder, 1, signal.SIGTERM)
-    assert code == 0, error
+    assert code == train.STOPPED, error
     assert "stopped after step" in out.splitlines()[-1]
     stopped = load_for_inference(folder).step
     assert 2 <= stopped < STEPS

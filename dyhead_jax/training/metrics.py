@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dyhead_jax.files import atomic, write_atomic
+from dyhead_jax.files import atomic, naming, write_atomic
 from dyhead_jax.training.trackers import Tracker
 
 
@@ -69,8 +69,9 @@ class Metrics:
             number = float(value)
             row[key] = number if math.isfinite(number) else None
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         shown = {key: value for key, value in row.items() if key != "step"}
         for tracker in self._trackers:
             tracker.write(row["step"], shown)
