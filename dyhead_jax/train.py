@@ -276,7 +276,7 @@ def first_variables(config: Config, model: Any, parameters: Parameters, class_na
 
 def other_model(model: ModelConfig) -> initial.OtherModel:
     """The model that config.model.init names."""
-    path = Path(model.init)
+    path = command.path(model.init)
     exported = path.name == exported_folder.WEIGHTS and path.with_name(exported_folder.CONFIG).is_file()
     if not path.is_dir() and not exported:
         return initial.read(path, model)
@@ -315,9 +315,10 @@ def finished(folder: Path, total: int) -> str | None:
 
 def last_scores(rows: list[dict[str, Any]], total: int) -> dict[str, float] | None:
     """AP and its kin at the step `total`, if its evaluation is among the rows of metrics.jsonl."""
+    names = {f"eval/{key}": key for key in average_precision.KEYS}
     for row in rows:
-        scores = {key: row.get(f"eval/{key}") for key in average_precision.KEYS}
-        if row["step"] == total and None not in scores.values():
+        scores = {names[name]: value for name, value in row.items() if name in names and value is not None}
+        if row["step"] == total and len(scores) == len(names):
             return scores
     return None
 
@@ -326,7 +327,8 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
     """Keeps compiled programs in a folder, so that a resumed run does not compile them again."""
     choice = config.run.compilation_cache
     if choice != "off":
-        jax.config.update("jax_compilation_cache_dir", choice or str((folder / ".cache").resolve()))
+        cache = command.path(choice) if choice else (folder / ".cache").resolve()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import detectors
+from dyhead_jax import command, detectors
 from dyhead_jax.config import Config, from_json
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
@@ -36,7 +36,7 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     """
     folder = exported_folder.find(source)
     if folder is None:
-        return _load_workdir(Path(source), step)
+        return _load_workdir(command.path(source), step)
     if step is not None:
         raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
     exported = exported_folder.read(folder, trust)

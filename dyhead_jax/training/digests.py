@@ -21,8 +21,8 @@ def named(tree: Any) -> dict[str, Any]:
 def of_array(array: Any) -> str:
     """Dtype, shape and CRC-32 of the bytes: "float32[3,8] 1c291ca3"."""
     array = np.asarray(array)
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return f"{array.dtype}[{','.join(map(str, array.shape))}] {zlib.crc32(memoryview(data)):08x}"
+    data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{array.dtype}[{','.join(map(str, array.shape))}] {zlib.crc32(data):08x}"
 
 
 def of_tree(tree: Any) -> dict[str, str]:
