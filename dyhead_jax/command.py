@@ -154,7 +154,7 @@ def _interrupt(*_: Any) -> None:
     """Ctrl-C raises KeyboardInterrupt, and ends the process itself if a library swallows that or closing takes long. A
     second Ctrl-C ends it at once."""
     signal.signal(signal.SIGINT, _leave)
-    if "--debug" not in sys.argv[1:]:
+    if not debugging():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # a save that was broken off
     timer = threading.Timer(GRACE_SECONDS, _leave)
     timer.daemon = True
@@ -182,6 +182,11 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def debugging() -> bool:
+    """Whether this process was called with --debug."""
+    return "--debug" in sys.argv[1:]
+
+
 def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = ()) -> NoReturn:
     """Calls `main`, which returns the exit code (None is 0), and ends the process.
 
@@ -189,7 +194,7 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     and the types in `usage` become one line and exit code 2. Any other error is a bug and keeps its traceback. With
     `--debug` every error keeps it.
     """
-    debug = "--debug" in sys.argv[1:]
+    debug = debugging()
     if os.getcwd() not in sys.path:  # a user's own modules lie in the current folder, wherever the program does
         sys.path.append(os.getcwd())
     try:

@@ -93,7 +93,8 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
                 raise
             code = "".join(re.findall(r"exit code (-?\d+)", str(error)))
             raise DataError(
-                f"a loading process ended with exit code {code}, as when memory runs out; data.workers=0 loads in threads"
+                f"a loading process ended with exit code {code}, as when memory runs out;"
+                " config.data.workers=0 loads in threads"
             ) from error
         self._running = True
         self._step += 1

@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,9 @@ class Checkpoints:
         self._pending: int | None = None  # the step of a save that has not been read back
         self._clear_removed()  # left by a killed run
         self._manager: Any = None
+        self._quiet = ExitStack()
         if not read_only:
+            self._quiet.enter_context(stored.quiet())
             options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, create=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -208,6 +210,7 @@ class Checkpoints:
             with self._writing():
                 self._manager.close()
             self._clear_removed()
+            self._quiet.__exit__(*sys.exc_info())
 
     def __enter__(self) -> "Checkpoints":
         return self

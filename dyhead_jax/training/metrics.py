@@ -81,7 +81,8 @@ class Metrics:
         return any(row["step"] == step and key in row for row in self.rows)
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 

@@ -4,6 +4,7 @@ Nothing here waits for other processes: each reads for itself, and one alone may
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from dyhead_jax.command import one_line
+from dyhead_jax.command import debugging, one_line
 from dyhead_jax.training import digests
 
 UNREADABLE = "[]*?\\"  # Orbax and TensorStore take these for patterns and write what they cannot find again
@@ -93,7 +94,7 @@ def restore(where: Path, item: str, handler: Any, args: Any) -> Any:
     if not (where / item).is_dir():
         raise DamagedError(f"{where}: the checkpoint has no '{item}'")
     try:
-        with _late_reads_silenced():
+        with quiet():
             return handler.restore(epath.Path(where / item), args=args)
     except Exception as error:  # Orbax and TensorStore raise many types
         raise DamagedError(f"{where}: '{item}' cannot be restored: {one_line(error)[:300]}") from error
@@ -136,19 +137,32 @@ def _wrong_type(meta: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _late_reads_silenced() -> Iterator[None]:
-    """If one array cannot be read, the other pending reads fail on a closed event loop, each printing a traceback."""
-    hook = sys.unraisablehook
+def quiet() -> Iterator[None]:
+    """Keeps the reports of Orbax and TensorStore about an error, hundreds of lines, off standard error; with --debug
+    they are shown. The error itself is raised.
+
+    Orbax logs it in each of its threads. If one array fails, the other pending reads and writes fail on a closed event
+    loop, each printing a traceback.
+    """
+    if debugging():
+        yield
+        return
+    hook, logger = sys.unraisablehook, logging.getLogger("absl")
 
     def filtered(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
+    def is_other(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
     sys.unraisablehook = filtered
+    logger.addFilter(is_other)
     try:
         yield
     except BaseException:
-        time.sleep(0.3)  # enough for the pending reads to fail
+        time.sleep(0.3)  # enough for what is pending to fail
         raise
     finally:
+        logger.removeFilter(is_other)
         sys.unraisablehook = hook

@@ -133,8 +133,10 @@ class Runs:
         self.whole = folder / "whole"
         self.finish(self.whole)
 
-    def start(self, folder: Path, *arguments: str, seconds: float = 0.03, **options: Any) -> Process:
-        program = [sys.executable, "-um", "tests.faults.program", str(seconds)]
+    def start(
+        self, folder: Path, *arguments: str, seconds: float = 0.03, module: str = "tests.faults.program", **options: Any
+    ) -> Process:
+        program = [sys.executable, "-um", module, str(seconds)]
         line = [*program, f"--config={self.config}", f"--workdir={folder}", *arguments]
         return Process(line, self.environment, **options)
 
