@@ -1,5 +1,5 @@
-"""What may befall a run. Each case does it at moments drawn from `rng` and raises AssertionError if anything is lost, wrong
-or not said in one line."""
+"""What may befall a run. Each case does it at moments drawn from `rng`, and raises AssertionError if anything is lost,
+wrong or not said in one line."""
 
 import os
 import resource
@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ def kills(runs: Runs, rng: np.random.Generator) -> str:
     for i in range(KILLS):
         process = runs.start(folder, seconds=0.06)
         if i % 4 == 0:
-            hit = process.wait_until(lambda: any((folder / "checkpoints").glob("*orbax-checkpoint-tmp*")))
+            writing += process.wait_until(partial(is_writing, folder / "checkpoints"))
             time.sleep(rng.uniform(0, 0.02))
-            writing += hit
         elif i % 4 == 1:
-            process.wait_until(lambda until=time.monotonic() + rng.uniform(0, 6): time.monotonic() > until)
+            time.sleep(rng.uniform(0, 6))
         elif process.wait_for("step"):
             time.sleep(rng.uniform(0, 0.06 * STEPS / 2))
         process.send(signal.SIGKILL)
@@ -68,8 +68,8 @@ def damaged_newest(runs: Runs, rng: np.random.Generator) -> str:
     folder = runs.fresh("damaged")
     stop(runs, folder, int(rng.integers(9, 16)))
     newest = max(stored.steps_in(folder / "checkpoints"))
-    files = [path for path in (folder / "checkpoints" / str(newest)).rglob("*") if path.parent.name == "d"]
-    flip(max(files, key=lambda path: path.stat().st_size), rng, last=True)
+    for path in (folder / "checkpoints" / str(newest) / "variables" / "d").iterdir():
+        flip(path, rng)
     process = runs.start(folder, seconds=0.0)
     assert process.end() == 0, process.error
     assert process.error.count("warning: ") == 1, process.error
@@ -203,6 +203,10 @@ CASES = {
         kills, flips, cuts, damaged_newest, full_disk, read_only, signals, second_run, workers, memory
     )
 }  # fmt: skip
+
+
+def is_writing(folder: Path) -> bool:
+    return any(folder.glob("*orbax-checkpoint-tmp*"))
 
 
 def stop(runs: Runs, folder: Path, step: int) -> None:
