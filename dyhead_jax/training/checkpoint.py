@@ -157,9 +157,9 @@ class Checkpoints:
         """
         if self._manager is None:
             return
+        step, self._pending = self._pending, None
         with self._writing():
             self._manager.wait_until_finished()
-        step, self._pending = self._pending, None
         if step is None or jax.process_index() != 0:
             return
         if step not in self.steps():
