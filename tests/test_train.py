@@ -16,6 +16,7 @@ from PIL import Image
 from dyhead_jax import command, train
 from dyhead_jax import config as configs
 from dyhead_jax.config import flags
+from dyhead_jax.evaluation import average_precision
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import workdir
 from dyhead_jax.training.metrics import read_metrics
@@ -222,6 +223,25 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(workdir.WorkdirError, match=r"has metrics\.jsonl but no config\.json"):
         workdir.check(tmp_path, configs.Config())
+
+
+def test_a_config_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "config.json").write_bytes(configs.to_json(configs.Config()).encode("utf-16"))
+    with pytest.raises(configs.ConfigError, match=r"config\.json is not UTF-8 text: .* at byte 0"):
+        configs.load_file(tmp_path / "config.json")
+
+
+def test_the_last_line_needs_every_number_of_the_last_step():
+    whole = {f"eval/{key}": 0.5 for key in average_precision.KEYS}
+    part = {key: value for key, value in whole.items() if key != "eval/APl"}
+    rows = [
+        {"step": 4} | whole,
+        {"step": 8, "train/loss": 1.0},
+        {"step": 8} | part,
+        {"step": 8} | whole | {"eval/AP": None},
+    ]
+    assert train.last_scores(rows, 8) is None
+    assert train.last_scores([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
 
 
 def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):

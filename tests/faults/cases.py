@@ -17,7 +17,7 @@ import numpy as np
 
 from dyhead_jax.train import STOPPED
 from dyhead_jax.training import stored
-from tests.faults.damage import flip, silently_wrong
+from tests.faults.damage import flip, remove, shorten, silently_wrong
 from tests.faults.runs import STEPS, Runs, assert_quiet, like
 
 KILLS = 20
@@ -57,10 +57,7 @@ def flips(runs: Runs, rng: np.random.Generator) -> str:
 def cuts(runs: Runs, rng: np.random.Generator) -> str:
     """One file of the newest of two checkpoints shortened or gone, 30 times."""
 
-    def shorten(path: Path, rng: np.random.Generator) -> None:
-        path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
-
-    return silently_wrong(runs.whole, like(runs.whole), rng, [shorten, lambda path, _: path.unlink()] * 15)
+    return silently_wrong(runs.whole, like(runs.whole), rng, [shorten, remove] * 15)
 
 
 def damaged_newest(runs: Runs, rng: np.random.Generator) -> str:

@@ -24,6 +24,14 @@ def flip(path: Path, rng: np.random.Generator) -> None:
     path.write_bytes(content)
 
 
+def shorten(path: Path, rng: np.random.Generator) -> None:
+    path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
+
+
+def remove(path: Path, rng: np.random.Generator) -> None:
+    path.unlink()
+
+
 def read(folder: Path, like: Any) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
     """(step, arrays, meta) of the newest checkpoint that is not damaged."""
     with Checkpoints(folder, read_only=True) as checkpoints:
