@@ -1,5 +1,6 @@
 """The metrics of a run: metrics.jsonl, and plots of the curves."""
 
+import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -125,3 +126,5 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     path = Path(path)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
+    del figure, axes
+    gc.collect()  # figures refer to themselves; beside JAX's many objects Python would keep dozens, 1 MB each

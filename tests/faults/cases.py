@@ -182,7 +182,12 @@ def workers(runs: Runs, rng: np.random.Generator) -> str:
 def memory(runs: Runs, rng: np.random.Generator) -> str:
     """2,000 steps and 50 evaluations: the memory of the process must not grow."""
     folder = runs.fresh("memory")
-    many = ["--config.run.steps=2000", "--config.run.eval_every=40", "--config.run.checkpoint_every=100"]
+    many = [
+        "--config.run.steps=2000",
+        "--config.run.log_every=20",
+        "--config.run.eval_every=40",
+        "--config.run.checkpoint_every=100",
+    ]
     process = runs.start(folder, *many, seconds=0.0, module="tests.faults.memory")
     assert process.end() == 0, process.error
     [line] = [line for line in process.out.splitlines() if line.startswith("memory: ")]

@@ -23,7 +23,7 @@ from tests.tiny_detector import CANVAS, TinyDetector, leaves
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
 CLOCK = ("train/images_per_second", "train/input_wait")
-TIMEOUT = 120
+TIMEOUT = 300
 
 CONFIG = '''"""A run of the tiny detector."""
 
@@ -81,7 +81,7 @@ class Process:
             except queue.Empty:
                 if self.popen.poll() is not None:
                     return False
-        raise AssertionError(f"no line {text!r} in {TIMEOUT} s\n{self.out}\n{self.error}")
+        raise AssertionError(f"no line {text!r} in {TIMEOUT} s\n{self.out[-500:]}\n{self.error[-2000:]}")
 
     def wait_until(self, true: Any) -> bool:
         """Whether `true()` became true before the run ended."""
@@ -102,7 +102,7 @@ class Process:
             self.popen.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(self.popen.pid, signal.SIGKILL)
-            raise AssertionError(f"still there after {TIMEOUT} s\n{self.out}\n{self.error}") from None
+            raise AssertionError(f"still there after {TIMEOUT} s\n{self.out[-500:]}\n{self.error[-2000:]}") from None
         for reader in self._readers:
             reader.join(TIMEOUT)  # a worker that is left holds the pipe open
             assert not reader.is_alive(), f"processes are left\n{self.error}"
