@@ -81,6 +81,24 @@ def test_wrong_flags_of_hosts_are_named(arguments: list[str], message: str) -> N
         hosts(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (ValueError("a.json: broken"), 1, "a.json: broken")],
+)
+def test_a_process_that_ends_says_so_in_one_line_and_tells_the_others(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(distributed.os, "_exit", ended.append)
+
+    class Others:
+        fail = ended.append
+
+    distributed._end(error, Others())  # type: ignore[arg-type]
+    assert ended == [line, code]
+    assert capsys.readouterr().err == f"error: process 0 of 1: {line}\n"
+
+
 # Whole runs
 
 
