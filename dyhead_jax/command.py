@@ -155,7 +155,9 @@ def _interrupt(*_: Any) -> None:
     second Ctrl-C ends it at once."""
     signal.signal(signal.SIGINT, _leave)
     if not debugging():
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # a save that was broken off
+        warnings.filterwarnings(
+            "ignore", r"coroutine '\w+Handler\.\w+' was never awaited"
+        )  # a save that was broken off
     timer = threading.Timer(GRACE_SECONDS, _leave)
     timer.daemon = True
     timer.start()
@@ -210,6 +212,9 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
         global _said
         _said = True
         print("error: interrupted", file=sys.stderr, flush=True)
+        if signal.getsignal(signal.SIGINT) is _leave:  # a command: half-made libraries may crash when Python takes down
+            sys.stdout.flush()
+            os._exit(130)
         code = 130
     except (ValueError, OSError, ImportError, *usage) as error:
         if debug:

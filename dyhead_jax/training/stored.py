@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +163,15 @@ def quiet() -> Iterator[None]:
         yield
     except BaseException:
         time.sleep(0.3)  # enough for what is pending to fail
+        logging.getLogger("asyncio").addFilter(_is_wanted)
+        warnings.filterwarnings("ignore", r"coroutine '\w+Handler\.\w+' was never awaited")
         raise
     finally:
         logger.removeFilter(is_other)
         sys.unraisablehook = hook
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Not what asyncio says of failed reads of TensorStore when their memory is freed, at some later time."""
+    text = record.getMessage()
+    return not ("was never retrieved" in text and " driver: " in text)

@@ -131,7 +131,9 @@ def signals(runs: Runs, rng: np.random.Generator) -> str:
             time.sleep(rng.uniform(0, 1.2))
         process.send(number, group=bool(rng.integers(2)))
         code = process.end()
-        assert code in ((130, 0) if number == signal.SIGINT else (STOPPED, -signal.SIGTERM, 0)), process.error
+        assert code in ((130, 0) if number == signal.SIGINT else (STOPPED, -signal.SIGTERM, 0)), (
+            f"{code}: {process.error}"
+        )
         assert_quiet(process)
         ends.append(code)
         if code == 0:
