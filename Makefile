@@ -1,12 +1,14 @@
 # `make demo` and `make test` are the two to know. `make test-all` adds the long tests, `make goldens` compares with all golden
-# files. Each builds .venv by itself.
+# files, `make faults` kills, damages and fills up runs. Each builds .venv by itself.
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3,$(if $(shell $(name) -c "" 2>/dev/null && echo yes),$(name))))
 BIN := .venv/bin
 DEMO ?= runs/demo
 # Huge pages for large arrays: a fifth of a training step on Linux CPUs, nothing elsewhere.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: install demo test test-all goldens lint clean
+SEED ?= 0
+
+.PHONY: install demo test test-all goldens faults lint clean
 
 install: .venv/.installed
 
@@ -33,6 +35,10 @@ test-all: install
 # The complete set: the folder that DYHEAD_GOLDENS names, else ../shared/goldens.
 goldens: install
 	$(BIN)/python -m pytest -n 2 tests/parity --complete
+
+# Kills, full disks, damaged files, signals, second runs, lost loaders, memory: ten minutes. SEED draws the moments.
+faults: install
+	$(BIN)/python -m tests.faults --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

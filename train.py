@@ -4,7 +4,10 @@ The loop is `dyhead_jax/train.py`; `python train.py --help` explains all of it.
 """
 
 from dyhead_jax import command
-from dyhead_jax.train import main
 
 if __name__ == "__main__":  # loader processes import this file too
+    command.starting()
+from dyhead_jax.train import main
+
+if __name__ == "__main__":
     command.run(main)

@@ -7,12 +7,21 @@
 To read the code, follow the data: `config`, `types`, `data`, `backbones`, `necks`, `dyhead`, `detectors`, `evaluate`.
 """
 
+import sys
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dyhead_jax.inference.model import Model
+
+if sys.argv[:1] == ["-m"] and any(word.startswith("dyhead_jax.") for word in sys.orig_argv):
+    import signal  # `python -m dyhead_jax.train`, whose imports take seconds
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from dyhead_jax import command
+
+    command.starting()
 
 __version__ = "0.1.0"
 

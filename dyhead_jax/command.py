@@ -1,14 +1,19 @@
-"""What all commands share: exit codes, one-line errors, `--debug`.
+"""What all commands share: exit codes, one-line errors, `--debug`, paths, Ctrl-C.
 
-Exit code 0 is success, 1 an error, 2 wrong usage, 130 Ctrl-C. An error is printed to standard error as one line
-`error: ...` that names the file, key or shape at fault; `--debug` shows the traceback instead.
+Exit code 0 is success, 1 an error, 2 wrong usage, 75 a training run stopped by SIGTERM, 130 Ctrl-C. An error is printed
+to standard error as one line `error: ...` that names the file, key or shape at fault; `--debug` shows the traceback
+instead.
 """
 
 import argparse
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +22,32 @@ class UsageError(ValueError):
     """Wrong command-line arguments; ends with exit code 2."""
 
 
+class PathError(UsageError, argparse.ArgumentTypeError):
+    """A path that cannot be one; argparse shows the message as it is."""
+
+
+def path(text: str | os.PathLike[str]) -> Path:
+    """The path that a person gives, on a command line or in a config, with `~` for the home folder.
+
+    Raises PathError for an empty one, an address such as gs://bucket/run, which would become a folder named gs:, and a
+    `~` without a home folder.
+    """
+    text = os.fspath(text)
+    if not text or "\0" in text:
+        raise PathError(f"{text!r} is not a path")
+    if address := re.match(r"[A-Za-z][\w+.-]*(?=:/)", text):
+        raise PathError(f"{text} is an address; give a path on this machine (one where {address[0]}: is mounted)")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise PathError(f"{text}: {one_line(error)}") from error
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.register("type", Path, path)  # every option with type=Path
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
 
@@ -104,6 +134,61 @@ def no_overrides(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.overrides[0]!r} is not an option (--help lists them)")
 
 
+GRACE_SECONDS = 10.0  # after Ctrl-C, for what has to be closed
+
+_said = False  # that the process was interrupted
+
+
+def starting() -> None:
+    """Makes Ctrl-C end the process at once with one line; for the seconds in which a command imports its libraries."""
+    signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*_: Any) -> None:
+    if not _said:
+        os.write(2, b"error: interrupted\n")
+    os._exit(130)
+
+
+def _interrupt(*_: Any) -> None:
+    """Ctrl-C raises KeyboardInterrupt, and ends the process itself if a library swallows that or closing takes long. A
+    second Ctrl-C ends it at once."""
+    signal.signal(signal.SIGINT, _leave)
+    if not debugging():
+        warnings.filterwarnings(
+            "ignore", r"coroutine '\w+Handler\.\w+' was never awaited"
+        )  # a save that was broken off
+    timer = threading.Timer(GRACE_SECONDS, _leave)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, hook = signal.signal(signal.SIGINT, _interrupt), sys.unraisablehook
+
+    def unraisable(found: Any) -> None:  # in a finaliser or callback, where an exception ends nothing
+        if found.exc_type is KeyboardInterrupt:
+            _leave()
+        hook(found)
+
+    sys.unraisablehook = unraisable
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
+
+
+def debugging() -> bool:
+    """Whether this process was called with --debug."""
+    return "--debug" in sys.argv[1:]
+
+
 def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = ()) -> NoReturn:
     """Calls `main`, which returns the exit code (None is 0), and ends the process.
 
@@ -111,11 +196,12 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     and the types in `usage` become one line and exit code 2. Any other error is a bug and keeps its traceback. With
     `--debug` every error keeps it.
     """
-    debug = "--debug" in sys.argv[1:]
+    debug = debugging()
     if os.getcwd() not in sys.path:  # a user's own modules lie in the current folder, wherever the program does
         sys.path.append(os.getcwd())
     try:
-        code = main() or 0
+        with _interruptible():
+            code = main() or 0
         sys.stdout.flush()  # detects a closed pipe here instead of at interpreter exit
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit cannot fail
@@ -123,7 +209,12 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     except KeyboardInterrupt:
         if debug:
             raise
-        print("error: interrupted", file=sys.stderr)
+        global _said
+        _said = True
+        print("error: interrupted", file=sys.stderr, flush=True)
+        if signal.getsignal(signal.SIGINT) is _leave:  # a command: half-made libraries may crash when Python takes down
+            sys.stdout.flush()
+            os._exit(130)
         code = 130
     except (ValueError, OSError, ImportError, *usage) as error:
         if debug:

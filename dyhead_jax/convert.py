@@ -18,6 +18,7 @@ from dyhead_jax.data import coco_json
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import optim, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
+from dyhead_jax.training.stored import check_name
 from dyhead_jax.weights import files, layouts, provenance, state_dict
 from dyhead_jax.weights.pretrained import below
 
@@ -147,7 +148,8 @@ def write_workdir(
 
 
 def check_unused(folder: Path) -> None:
-    """Raises ConvertError if the folder belongs to a run, or is a file."""
+    """Raises ConvertError if the folder belongs to a run, or is a file, and CheckpointError for an unreadable name."""
+    check_name((folder / "checkpoints").resolve())
     if folder.exists() and not folder.is_dir():
         raise ConvertError(f"--workdir={folder} is a file; it must be a folder, or not exist")
     taken = [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]

@@ -18,6 +18,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside that names no file, as that of a write to a full disk, names the file `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, for a writer that takes a path; when the block ends it becomes `path`.
 
@@ -28,9 +39,14 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
+        with naming(temporary):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -25,9 +25,10 @@ The folder then holds
     tensorboard/, wandb/, mlflow.db, trackers.json      what config.run.tensorboard, wandb and mlflow write
     figures/          curves.png, and held_out.png: held-out images with predicted and true boxes
 
-The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished, or stopped by SIGTERM (on
-any host) after saving the current step or evaluation (SIGTERM in the first seconds, with nothing to save yet, ends the
-process at once); 1 an error, or another process ended; 2 a wrong command line.
+The last line is AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>. Exit codes: 0 finished; 75 stopped by SIGTERM (on any
+host) after saving the current step or evaluation, the same command goes on (SIGTERM in the first seconds, with nothing
+to save yet, ends the process at once); 1 an error, or another process ended; 2 a wrong command line; 130 Ctrl-C.
+A checkpoint that is damaged is named, and the one before it used. One run at a time may use a folder.
 """
 
 import os
@@ -38,7 +39,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,13 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dyhead_jax import command, detectors, failure
-from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
+from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json
 from dyhead_jax.data import box_counts, pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, exported_folder, visualize
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import distributed, initial, optim, parallel, steps, trackers, workdir
+from dyhead_jax.training import distributed, initial, lock, optim, overview, parallel, steps, stored, trackers, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
 from dyhead_jax.training.parameters import Parameters
@@ -66,18 +67,27 @@ class TrainError(ValueError):
     """Training cannot continue; the message names the step."""
 
 
-def train(config: Config, folder: Path) -> None:
-    """The whole run, starting from the last checkpoint in the folder if there is one."""
+STOPPED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "try again later"
+
+
+def train(config: Config, folder: Path) -> int:
+    """The whole run, starting from the last checkpoint in the folder if there is one. Returns the exit code."""
     earlier = workdir.check(folder, config)
-    run, total = config.run, config.run.steps
     first = distributed.is_first()
     distributed.check_same("the config", hashlib.sha256(to_json(config).encode()).digest())
-    line = finished(folder, total)
+    line = finished(folder, config.run.steps) if first else None
     if distributed.broadcast(line is not None):
         print(
             f"{folder} is finished; a larger config.run.steps trains it longer, another --workdir starts anew\n{line}"
         )
-        return
+        return 0
+    with lock.held(folder) if first else nullcontext():
+        return go_on(config, folder, earlier)
+
+
+def go_on(config: Config, folder: Path, earlier: int | None) -> int:
+    """The steps that are not done. earlier: the number that the run was to have so far. Returns the exit code."""
+    run, total, first = config.run, config.run.steps, distributed.is_first()
     stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
     jax.config.update("jax_debug_nans", run.debug_nans)
@@ -110,8 +120,8 @@ def train(config: Config, folder: Path) -> None:
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
-        latest = checkpoints.latest()  # step 0 is written by `dyhead_jax.convert`
-        start = latest or 0
+        latest = distributed.broadcast(-1 if not first or (found := checkpoints.newest_intact()) is None else found)
+        start = max(latest, 0)
         batches = pipeline.train_batches(
             train_split,
             config.data,
@@ -122,17 +132,19 @@ def train(config: Config, folder: Path) -> None:
         )
         stack.enter_context(closing(batches))
         initial_state = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
-        if latest is not None:
+        if latest >= 0:  # step 0 is written by `dyhead_jax.convert`
             state, _ = checkpoints.restore(start, jax.eval_shape(initial_state, parameters.shapes), batches)
             print(f"going on from step {start}")
             if earlier is not None and total > earlier:
                 print(f"note: {optim.describe_longer(rates, earlier, total, start)}")
         else:
             state = steps.jit_once(initial_state)(first_variables(config, single, parameters, train_split.class_names))
-        describe(parameters, devices, config)
+        overview.describe(parameters, devices, config)
         state = devices.replicate(state)
         metrics = None  # only on process 0
         if first:
+            if start and not (folder / "metrics.jsonl").exists():
+                print(f"note: {folder / 'metrics.jsonl'} is gone, with the metrics of the steps up to {start}")
             shown = trackers.open_trackers(run, folder, start, json.loads(to_json(config)))
             metrics = Metrics(folder / "metrics.jsonl", resume_step=start, trackers=shown)
             stack.enter_context(metrics)
@@ -190,7 +202,7 @@ def train(config: Config, folder: Path) -> None:
         def evaluation_due(step: int) -> bool:
             return step == total or is_due(step, run.eval_every)
 
-        evaluated = metrics is not None and metrics.has(start, "eval/AP")
+        evaluated = metrics is not None and last_scores(metrics.rows, start) is not None
         if start and evaluation_due(start) and not distributed.broadcast(evaluated):
             evaluate_now(start)  # its line was lost, or eval_every was changed
         step, pending, position = start, None, batches.get_state()
@@ -202,6 +214,7 @@ def train(config: Config, folder: Path) -> None:
             profile.before(step + 1)
             state, values = train_step(state, batch)
             step += 1
+            checkpoints.poll()
             if pending is not None:
                 settle(*pending)
             pending = step, values, loaded, position
@@ -218,9 +231,14 @@ def train(config: Config, folder: Path) -> None:
             if stopping and step < total:
                 checkpoints.wait()
                 print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
-                return
-    print(box_counts.describe(position["boxes"]))
-    print(finished(folder, total))
+                return STOPPED
+    if metrics is not None:
+        scores = last_scores(metrics.rows, total)
+        if scores is None:
+            raise TrainError(f"{metrics.path} has no evaluation of step {total}")
+        print(box_counts.describe(position["boxes"]))
+        print(average_precision.ap_line(scores))
+    return 0
 
 
 def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
@@ -262,37 +280,12 @@ def first_variables(config: Config, model: Any, parameters: Parameters, class_na
 
 def other_model(model: ModelConfig) -> initial.OtherModel:
     """The model that config.model.init names."""
-    path = Path(model.init)
+    path = command.path(model.init)
     exported = path.name == exported_folder.WEIGHTS and path.with_name(exported_folder.CONFIG).is_file()
     if not path.is_dir() and not exported:
         return initial.read(path, model)
     loaded = load_for_inference(path)
     return initial.other_model(loaded.variables, loaded.class_names, loaded.config.model)
-
-
-def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
-    """Prints the number of parameters, the reach of each learning-rate multiplier, and the batch size per device."""
-    leaves: dict[Any, Any] = flatten_dict(parameters.shapes["params"])  # type: ignore[assignment]
-    sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
-    frozen = sum(size for path, size in sizes.items() if parameters.is_frozen(path))
-    print(f"{sum(sizes.values()) / 1e6:.2f} M parameters, {frozen / 1e6:.2f} M of them frozen", end="")
-    kind = jax.devices()[0].device_kind
-    print(f"; {config.run.parallel} on {devices.device_count} x {kind}")
-    for line in unused(config.model.dyhead):
-        print(f"note: {line}")
-    batch, rates = config.data.batch_size, config.optim
-    for name, (rate, rule) in optim.multipliers(rates, parameters).items():
-        if rate != 1:
-            reached = sum(size for path, size in sizes.items() if rule(path) and not parameters.is_frozen(path))
-            print(f"optim.{name} {rate:g} is for {reached:,} parameters")
-    micro = f" in {rates.accumulate} micro-batches" if rates.accumulate > 1 else ""
-    rate = optim.scaled(rates, batch).learning_rate
-    scale = f" ({rates.learning_rate:g} x {batch} / {rates.base_batch_size})" if rates.base_batch_size else ""
-    images = batch // devices.device_count
-    print(
-        f"batch {batch} = {devices.device_count} devices x {images} images{micro}; learning rate {rate:g}{scale}",
-        flush=True,
-    )
 
 
 def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any]]:
@@ -312,12 +305,25 @@ def is_due(step: int, interval: int) -> bool:
 
 
 def finished(folder: Path, total: int) -> str | None:
-    """The last line of a run whose steps are all done and saved, or None."""
-    if not (folder / "checkpoints" / str(total)).is_dir():
+    """The last line of a run whose steps are all done, evaluated, and saved without damage, or None."""
+    where = folder / "checkpoints" / str(total)
+    scores = last_scores(read_metrics(folder / "metrics.jsonl"), total) if where.is_dir() else None
+    if scores is None:
         return None
-    for row in read_metrics(folder / "metrics.jsonl"):
-        if row["step"] == total and "eval/AP" in row:
-            return average_precision.ap_line({key: row[f"eval/{key}"] for key in average_precision.KEYS})
+    try:
+        stored.verify(where)
+    except stored.CheckpointError:
+        return None  # the run goes on from the one before, and says why
+    return average_precision.ap_line(scores)
+
+
+def last_scores(rows: list[dict[str, Any]], total: int) -> dict[str, float] | None:
+    """AP and its kin at the step `total`, if its evaluation is among the rows of metrics.jsonl."""
+    names = {f"eval/{key}": key for key in average_precision.KEYS}
+    for row in rows:
+        scores = {names[name]: value for name, value in row.items() if name in names and value is not None}
+        if row["step"] == total and len(scores) == len(names):
+            return scores
     return None
 
 
@@ -325,17 +331,19 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
     """Keeps compiled programs in a folder, so that a resumed run does not compile them again."""
     choice = config.run.compilation_cache
     if choice != "off":
-        jax.config.update("jax_compilation_cache_dir", choice or str((folder / ".cache").resolve()))
+        cache = command.path(choice) if choice else (folder / ".cache").resolve()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def main() -> None:
+def main() -> int:
     parser = flags.parser("python -m dyhead_jax.train", __doc__ or "")
     distributed.add_options(parser)
     parsed = flags.parse(parser)
     if parsed is not None:
         config, options = parsed
         with distributed.initialized(distributed.hosts(options)):
-            train(config, options.workdir)
+            return train(config, options.workdir)
+    return 0
 
 
 if __name__ == "__main__":

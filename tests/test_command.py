@@ -1,7 +1,9 @@
 """Exit codes and one-line errors of the command shell."""
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,85 @@ def test_overrides_of_a_config_are_taken_out_in_every_form():
     ]  # fmt: skip
     with pytest.raises(command.UsageError, match=r"'--config.a.b=1' is not an option"):
         command.no_overrides(options)
+
+
+# Paths
+
+
+def test_a_path_is_one_whatever_a_person_writes(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert command.path("~/runs/a") == Path("/home/me/runs/a")
+    assert command.path("runs/~a") == Path("runs/~a")
+    assert command.path("C:odd name [1]") == Path("C:odd name [1]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gs://bucket/run", "gs://bucket/run is an address; give a path on this machine"),
+        ("s3:/bucket", "is an address"),
+        ("file:///tmp/run", "is an address"),
+        ("", "'' is not a path"),
+        ("a\0b", "is not a path"),
+        ("~nobody-of-this-name/run", "~nobody-of-this-name/run: "),
+    ],
+)
+def test_what_is_no_path_is_an_error_in_every_command(text, message):
+    with pytest.raises(command.PathError) as error:
+        command.path(text)
+    assert message in str(error.value)
+    parser = command.parser("prog", "")
+    command.add_model_options(parser)
+    below = command.add_command(parser.add_subparsers(), "part", "")
+    below.add_argument("--out", type=Path)
+    for line in ([f"--workdir={text}"], ["--workdir=a", "part", f"--out={text}"]):
+        with pytest.raises(command.UsageError) as error:
+            command.parse(parser, line)
+        assert message in str(error.value)
+
+
+# Ctrl-C, in processes that import nothing large
+
+INTERRUPTED = """
+import os, signal, sys, time
+from dyhead_jax import command
+command.GRACE_SECONDS = 0.2
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def main():
+    if sys.argv[1] == "finaliser":
+        Finalised()
+    elif sys.argv[1] == "plain":
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            pass
+    time.sleep(60)
+
+if sys.argv[1] == "imports":
+    command.starting()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize("where", ["plain", "swallowed", "finaliser", "imports"])
+def test_one_ctrl_c_ends_a_command_with_one_line(where):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, where], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_ctrl_c_is_the_programs_own_again_after_a_command():
+    before = signal.getsignal(signal.SIGINT)
+    assert exit_code(lambda: None) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+    code = "import dyhead_jax, signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0  # a library leaves it alone

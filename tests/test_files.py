@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,6 +24,17 @@ def test_a_failed_atomic_write_keeps_the_old_file(tmp_path, monkeypatch):
         files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_not_the_temporary_one(tmp_path):
+    def write(number: int, name: str | None) -> None:
+        with files.atomic(tmp_path / "file.txt"):
+            raise OSError(number, os.strerror(number), name)
+
+    for name, wanted in ((None, str(tmp_path / "file.txt")), ("/other", "/other")):
+        with pytest.raises(OSError, match="No space left") as error:
+            write(errno.ENOSPC, name)
+        assert error.value.filename == wanted
 
 
 def test_a_writer_that_raises_keeps_the_old_file(tmp_path):

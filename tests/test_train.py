@@ -17,6 +17,7 @@ from dyhead_jax import command, train
 from dyhead_jax import config as configs
 from dyhead_jax.config import flags
 from dyhead_jax.data import box_counts
+from dyhead_jax.evaluation import average_precision
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import workdir
 from dyhead_jax.training.metrics import read_metrics
@@ -154,6 +155,7 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
     config = configs.Config()
     workdir.check(tmp_path, config)
     workdir.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     workdir.check(tmp_path, config)
     free = configs.from_json(configs.to_json(config))
     free.run.log_every, free.run.parallel, free.run.shard_state = 7, "jit", 2  # checkpoints fit any devices
@@ -175,10 +177,26 @@ def test_a_folder_takes_the_config_it_was_made_with(tmp_path):
         workdir.check(tmp_path, kind)
 
 
+def test_a_try_that_saved_nothing_does_not_keep_its_folder(tmp_path, capsys):
+    first, second = configs.Config(), configs.Config(seed=7)
+    workdir.claim(tmp_path, first)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert workdir.check(tmp_path, second) is None
+    workdir.claim(tmp_path, second)
+    assert "config.json is replaced; the run that wrote it has saved nothing" in capsys.readouterr().out
+    assert configs.load_file(tmp_path / "config.json") == second
+    (tmp_path / "checkpoints" / "4").mkdir()
+    with pytest.raises(workdir.WorkdirError, match=r"config\.seed was 7, is 0"):
+        workdir.check(tmp_path, first)
+
+
 def test_only_more_steps_are_a_longer_run(tmp_path):
     config = configs.Config()
     assert workdir.check(tmp_path, config) is None
     workdir.claim(tmp_path, config)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     steps = config.run.steps
     config.run.steps = steps + 1
     assert workdir.check(tmp_path, config) == steps
@@ -206,6 +224,25 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(workdir.WorkdirError, match=r"has metrics\.jsonl but no config\.json"):
         workdir.check(tmp_path, configs.Config())
+
+
+def test_a_config_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "config.json").write_bytes(configs.to_json(configs.Config()).encode("utf-16"))
+    with pytest.raises(configs.ConfigError, match=r"config\.json is not UTF-8 text: .* at byte 0"):
+        configs.load_file(tmp_path / "config.json")
+
+
+def test_the_last_line_needs_every_number_of_the_last_step():
+    whole = {f"eval/{key}": 0.5 for key in average_precision.KEYS}
+    part = {key: value for key, value in whole.items() if key != "eval/APl"}
+    rows = [
+        {"step": 4} | whole,
+        {"step": 8, "train/loss": 1.0},
+        {"step": 8} | part,
+        {"step": 8} | whole | {"eval/AP": None},
+    ]
+    assert train.last_scores(rows, 8) is None
+    assert train.last_scores([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
 
 
 def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):
@@ -337,7 +374,7 @@ def test_a_step_that_runs_is_seen():
 def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_path):
     folder = tmp_path / "run"
     code, out, error = runs.interrupt(folder, 1, signal.SIGTERM)
-    assert code == 0, error
+    assert code == train.STOPPED, error
     assert "stopped after step" in out.splitlines()[-1]
     stopped = load_for_inference(folder).step
     assert 2 <= stopped < STEPS

@@ -46,7 +46,11 @@ def load_file(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; is its folder the workdir of a run?")
-    return from_json(path.read_text(), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return from_json(text, str(path))
 
 
 def _encode(value: Any, name: str) -> Any:

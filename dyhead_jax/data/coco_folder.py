@@ -8,6 +8,7 @@ that both give the same examples.
 
 from pathlib import Path
 
+from dyhead_jax import command
 from dyhead_jax.data import coco_json, frames
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
@@ -39,7 +40,7 @@ class CocoFolder(CocoSource):
         if not root:
             raise DataError("config.data.root is empty; give the folder of the data set")
         frames.check_choice(box_frame)
-        self._root = Path(root)
+        self._root = command.path(root)
         self._parts = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self._limit = limit
         self._prepared = prepared

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dyhead_jax import command
 from dyhead_jax.data import coco_json, images
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
@@ -39,7 +40,7 @@ class CocoRecords(CocoSource):
             raise DataError("config.data.root is empty; give the folder of the prepared data set")
         if "://" in root:
             raise DataError(f"{root}: array_record files are read from a file system; mount the bucket (gcsfuse)")
-        self._root = Path(root)
+        self._root = command.path(root)
         self._annotations = {"train": train_annotations, "val": val_annotations}
         self._limit = limit
         self._workdir = workdir

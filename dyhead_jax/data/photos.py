@@ -6,6 +6,7 @@ Nothing is copied: images are read where they are. What was found is the first o
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.data import frames, index
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
@@ -44,7 +45,7 @@ class Photos(CocoSource):
         if not 0 <= val_fraction < 1:
             raise DataError(f"config.data.source.val_fraction is {val_fraction}; it must be at least 0 and below 1")
         frames.check_choice(box_frame)
-        self._root = Path(root)
+        self._root = command.path(root)
         self._options = Options(annotations, images, val_annotations, val_images, val_fraction, tuple(class_names))
         self._limit = limit
         self._box_frame = box_frame

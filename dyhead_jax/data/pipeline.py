@@ -8,9 +8,14 @@ have seen alone.
 
 import multiprocessing
 import os
+import re
+import signal
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import cv2
@@ -86,10 +91,23 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         passes = -(-images // load.schedule.batch_size)
         self._counts = BoxCounts(passes, load.mixer.transform.min_box_side)
         self._inner: grain.DatasetIterator[Loaded] | None = None
+        self._running = False  # a batch has come
 
     def __next__(self) -> Loaded:
         inner = self._inner = self._inner or self._start()
-        loaded = next(inner)
+        starts = self._workers > 0 and not self._running  # grain starts its workers when the first batch is asked for
+        try:
+            with _workers_undisturbed() if starts else nullcontext():
+                loaded = next(inner)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            code = "".join(re.findall(r"exit code (-?\d+)", str(error)))
+            raise DataError(
+                f"a loading process ended with exit code {code}, as when memory runs out;"
+                " config.data.workers=0 loads in threads"
+            ) from error
+        self._running = True
         self._step += 1
         mask = np.asarray(loaded.batch.ground_truth.mask)
         wrong = self._counts.add(mask, loaded.left_out, loaded.too_small, loaded.over_max)
@@ -124,7 +142,7 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         """Ends the threads and worker processes; the next batch starts them again."""
         if self._inner is not None:
             self._inner.close()
-        self._inner = None
+        self._inner, self._running = None, False
 
     def __str__(self) -> str:
         return f"TrainIterator(step={self._step}, workers={self._workers})"
@@ -139,6 +157,20 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
             inner = iter(steps.to_iter_dataset(single).mp_prefetch(options, worker_init_fn=_end_with_parent))
         inner.start_prefetch()
         return inner
+
+
+@contextmanager
+def _workers_undisturbed() -> Iterator[None]:
+    """Processes that are started inside do not receive Ctrl-C and SIGTERM, which reach a terminal's or a scheduler's
+    whole group of processes: the training process ends them, in its own time."""
+    sys.warnoptions.append("ignore:resource_tracker")  # of a killed run; it removes the shared memory all the same
+    resource_tracker.ensure_running()  # it would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        sys.warnoptions.remove("ignore:resource_tracker")
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent(index: int, count: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dyhead_jax import command
 from dyhead_jax.data import coco_json, drawing
 from dyhead_jax.data.coco_source import CocoSource
 from dyhead_jax.data.coco_split import CocoSplit
@@ -41,7 +42,7 @@ class Shapes(CocoSource):
         self._size = size
         self._seed = seed
         name = f"shapes{_VERSION}-{size}px-{train_images}-{val_images}-seed{seed}"
-        self._folder = (Path(root) if root else workdir / "data") / name
+        self._folder = (command.path(root) if root else workdir / "data") / name
 
     def _open(self, name: str) -> CocoSplit:
         """Draws the whole data set when it is not there yet."""

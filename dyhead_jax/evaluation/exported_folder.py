@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from dyhead_jax import command
 from dyhead_jax.config import Config, ConfigError, from_json, import_path, nodes, to_json
 from dyhead_jax.weights import files
 
@@ -41,7 +42,7 @@ class ExportedFolder:
 
 def find(source: str | Path) -> Path | None:
     """The exported folder at `source`, which is the folder or its model.safetensors; None for anything else."""
-    path = Path(source)
+    path = command.path(source)
     if path.name == WEIGHTS and path.is_file():
         return path.parent
     if path.is_file():

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dyhead_jax import detectors
+from dyhead_jax import command, detectors
 from dyhead_jax.config import Config, from_json
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
@@ -30,12 +30,13 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     """The model of a run, with averaged weights if config.optim.ema is on, or of an exported folder.
 
     source: a workdir, or what `exported_folder.find` takes for an exported folder. step: of a checkpoint of a workdir;
-    None is the latest. trust: packages beside this one whose classes the config of an exported folder may name.
+    None is the latest that is not damaged. trust: packages beside this one whose classes the config of an exported
+    folder may name.
     Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, and ExportedFolderError.
     """
     folder = exported_folder.find(source)
     if folder is None:
-        return _load_workdir(Path(source), step)
+        return _load_workdir(command.path(source), step)
     if step is not None:
         raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
     exported = exported_folder.read(folder, trust)
@@ -60,21 +61,24 @@ def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; is {workdir} the workdir of a run?")
     with Checkpoints(folder, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise CheckpointError(f"{folder} has no complete checkpoint")
         if step is None:
-            step = steps[-1]
-        if step not in steps:
+            return checkpoints.newest(lambda step: _load_step(checkpoints, step))
+        if step not in (steps := checkpoints.steps()):
             raise CheckpointError(f"{folder} has no step {step}; it has {', '.join(map(str, steps))}")
-        meta = checkpoints.meta(step)
-        where = f"{folder / str(step)}: meta"
-        missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
-        if missing:
-            raise CheckpointError(f"{where} has no {', '.join(missing)}")
-        config = from_json(json.dumps(meta["config"]), where)
-        model = detectors.build(config.model)
-        variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
+        return _load_step(checkpoints, step)
+
+
+def _load_step(checkpoints: Any, step: int) -> InferenceModel:
+    from dyhead_jax.training.checkpoint import CheckpointError
+
+    meta = checkpoints.meta(step)
+    where = f"{checkpoints.folder / str(step)}: meta"
+    missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
+    if missing:
+        raise CheckpointError(f"{where} has no {', '.join(missing)}")
+    config = from_json(json.dumps(meta["config"]), where)
+    model = detectors.build(config.model)
+    variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
     return InferenceModel(
         config=config,
         model=model,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.data import images
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -45,7 +46,7 @@ def find(inputs: Iterable[str | Path]) -> Inputs:
     seen: set[Path] = set()
     drawn: dict[Path, set[str]] = {}
     empty = []
-    for item in map(Path, inputs):
+    for item in map(command.path, inputs):
         pattern = not item.exists() and glob.has_magic(str(item))
         if item.is_dir():
             files, suffixes = _walk(item, found.left_out), images.SUFFIXES

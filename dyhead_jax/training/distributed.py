@@ -85,8 +85,8 @@ def hosts(options: argparse.Namespace) -> Hosts | None:
 def initialized(hosts: Hosts | None) -> Iterator[None]:
     """Connects to the other processes; inside, `jax.devices()` lists the devices of all. To be entered first.
 
-    An error inside ends this process at once with one line and exit code 1, because a normal exit would wait for the
-    others; their watchdogs then end them too. Only process 0 keeps its standard output.
+    An error inside ends this process at once with one line and exit code 1 (Ctrl-C: 130), because a normal exit would
+    wait for the others; their watchdogs then end them too. Only process 0 keeps its standard output.
     """
     if hosts is None:
         yield
@@ -173,7 +173,8 @@ def _initialize(hosts: Hosts) -> None:
 
 def _end(error: BaseException, watchdog: Watchdog) -> None:
     """Prints one line (for a bug or with --debug also a traceback) and exits without waiting for the others."""
-    if "--debug" in sys.argv or not isinstance(error, ValueError | OSError | ImportError | jax.errors.JaxRuntimeError):
+    known = ValueError | OSError | ImportError | KeyboardInterrupt | jax.errors.JaxRuntimeError
+    if "--debug" in sys.argv or not isinstance(error, known):
         traceback.print_exception(error)
     line = one_line(error)[:300]
     if isinstance(error, jax.errors.JaxRuntimeError):
@@ -181,9 +182,11 @@ def _end(error: BaseException, watchdog: Watchdog) -> None:
             "a step failed, most likely because another process has ended; start all of them again to go on from"
             f" the last checkpoint ({line})"
         )
+    elif isinstance(error, KeyboardInterrupt):
+        line = "interrupted"
     elif not isinstance(error, ValueError | OSError):
         line = f"{type(error).__name__}: {line}"
     print(f"error: process {jax.process_index()} of {jax.process_count()}: {line}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     watchdog.fail(line)
-    os._exit(1)
+    os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -1,5 +1,6 @@
 """The metrics of a run: metrics.jsonl, and plots of the curves."""
 
+import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dyhead_jax.files import atomic, write_atomic
+from dyhead_jax.files import atomic, naming, write_atomic
 from dyhead_jax.training.trackers import Tracker
 
 
@@ -69,8 +70,9 @@ class Metrics:
             number = float(value)
             row[key] = number if math.isfinite(number) else None
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         shown = {key: value for key, value in row.items() if key != "step"}
         for tracker in self._trackers:
             tracker.write(row["step"], shown)
@@ -80,7 +82,8 @@ class Metrics:
         return any(row["step"] == step and key in row for row in self.rows)
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -123,3 +126,5 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     path = Path(path)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
+    del figure, axes
+    gc.collect()  # figures refer to themselves; beside JAX's many objects Python would keep dozens, 1 MB each

@@ -10,6 +10,7 @@ from typing import Any
 
 from dyhead_jax.config import Config, from_json, load_file, to_json
 from dyhead_jax.files import write_atomic
+from dyhead_jax.training.stored import check_name, steps_in
 
 
 class WorkdirError(ValueError):
@@ -46,14 +47,18 @@ FREE = (
 def check(workdir: Path, config: Config) -> int | None:
     """The number of steps that the run in the folder had so far, if any; `config.run.steps` may be more.
 
-    Raises WorkdirError if the folder belongs to a run with another config, or is in use without a config.json. Writes
-    nothing.
+    A run that has saved no checkpoint has nothing to lose: its config.json may be replaced. Raises WorkdirError if the
+    folder belongs to a run with another config, or is in use without a config.json, and CheckpointError if its name is
+    one in which checkpoints cannot be read again. Writes nothing.
     """
-    path = workdir / "config.json"
+    path, saved = workdir / "config.json", workdir / "checkpoints"
+    check_name(saved.resolve())
     if not path.exists():
         taken = [name for name in ("checkpoints", "metrics.jsonl") if (workdir / name).exists()]
         if taken:
             raise WorkdirError(f"{workdir} has {taken[0]} but no config.json; choose another --workdir")
+        return None
+    if not steps_in(saved):
         return None
     before = load_file(path)
     config = from_json(to_json(config))  # lists become tuples, as in the config read back
@@ -70,9 +75,12 @@ def check(workdir: Path, config: Config) -> int | None:
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Creates the folder and writes its config.json."""
+    """Creates the folder and writes its config.json; says so if that of an earlier try is replaced."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomic(workdir / "config.json", (to_json(config) + "\n").encode())
+    path, content = workdir / "config.json", (to_json(config) + "\n").encode()
+    if not steps_in(workdir / "checkpoints") and path.exists() and path.read_bytes() != content:
+        print(f"note: {path} is replaced; the run that wrote it has saved nothing")
+    write_atomic(path, content)
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, str]]:

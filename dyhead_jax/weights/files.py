@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dyhead_jax import command
 from dyhead_jax.files import atomic
 from dyhead_jax.weights import torch_file
 
@@ -27,7 +28,7 @@ def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[s
     PyTorch file are read-only (see `torch_file.read_checkpoint`).
     Raises WeightsFileError or TorchFileError, one line with the file's name.
     """
-    path = Path(path)
+    path = command.path(path)
     kind = path.suffix.lower()
     if kind not in WRITTEN:
         return torch_file.read_checkpoint(path, key)

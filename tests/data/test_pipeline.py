@@ -199,7 +199,13 @@ def main(argv):
     if argv[2:] == ["killed"]:
         batches = pipeline.train_batches(_split(config), config, 5)
         next(batches)
-        print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
+        workers = [child.pid for child in multiprocessing.active_children()]
+        for pid in workers:  # as a terminal and a scheduler, which send them to the whole group
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(12):  # more than was loaded ahead
+            next(batches)
+        print(json.dumps(workers), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     print(json.dumps(_checksums(_take(config, 4, start_step=2))))
 
@@ -226,15 +232,32 @@ def _with_workers(tmp_path: Path, *arguments: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_worker_processes_end_with_a_killed_one(folder: Path, tmp_path: Path) -> None:
+def test_worker_processes_end_with_a_killed_one_and_by_no_signal_of_their_own(folder: Path, tmp_path: Path) -> None:
     done = _with_workers(tmp_path, str(folder), "killed")
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert done.stderr == ""
     workers = json.loads(done.stdout.strip().splitlines()[-1])
     assert len(workers) == 2
     deadline = time.monotonic() + 30
     while any(_lives(pid) for pid in workers):
         assert time.monotonic() < deadline, "they live on"
         time.sleep(0.1)
+
+
+def test_a_lost_worker_is_named(folder: Path) -> None:
+    config = _config(folder)
+    batches = pipeline.train_batches(_split(config), config, 5)
+
+    class Lost:
+        def __next__(self) -> None:
+            raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. Search the logs above")
+
+        def close(self) -> None:
+            pass
+
+    batches._inner = Lost()  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"a loading process ended with exit code -9, .* config\.data\.workers=0"):
+        next(batches)
 
 
 def _lives(pid: int) -> bool:

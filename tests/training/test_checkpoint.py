@@ -1,10 +1,12 @@
 """What is saved comes back to the bit, on any number of devices, and what is broken is named."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import grain
@@ -14,8 +16,10 @@ import pytest
 
 from dyhead_jax import config as configs
 from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import checkpoint, optim, parallel, steps
+from dyhead_jax.training import checkpoint, optim, parallel, steps, stored, workdir
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
+from dyhead_jax.training.steps import TrainState
+from dyhead_jax.training.stored import DamagedError
 from tests import tiny_detector
 from tests.tiny_detector import TinyDetector, leaves, make_batch
 
@@ -202,3 +206,154 @@ def test_a_kill_while_an_old_one_is_deleted_leaves_whole_ones(tmp_path):
         assert checkpoints.latest() == 2
         assert {checkpoints.meta(step)["note"] for step in checkpoints.steps()} <= {"x", "y"}
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["2"]
+
+
+# What goes wrong between saving and reading
+
+
+def small(step):
+    return TrainState(np.int32(step), {"a": np.full(9, step, np.float32)}, {}, {"m": np.zeros(9, np.float32)})
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Checkpoints of the steps 1 and 2."""
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, max_to_keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(small(step), {"class_names": ["x"]}, data_state={"step": step})
+    return folder
+
+
+def newest(folder):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.newest_intact()
+
+
+def wrong_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def other_value(path):
+    path.write_text(path.read_text().replace("x", "y"))
+
+
+def other_position(path):
+    path.write_text('{"step": 1}')
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("digests/metadata", wrong_bit, "is not what was written"),
+        ("meta/metadata", other_value, "'meta' is not what was written"),
+        ("variables/manifest.ocdbt", wrong_bit, "'variables' cannot be restored"),
+        ("data/process_0-of-1.json", other_position, "is not the position of the input at step 2"),
+        ("optimizer", shutil.rmtree, "the checkpoint has no 'optimizer'"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(two, capsys, name, damage, reason):
+    damage(two / "2" / name)
+    assert newest(two) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {two / '2'}")
+    assert reason in said
+    assert said.endswith("; step 1 is used instead\n")
+    assert sorted(path.name for path in two.iterdir() if path.is_dir()) == ["1", "damaged_2"]
+    with Checkpoints(two) as checkpoints:  # the run comes to this step again
+        checkpoints.save(small(2), {"class_names": ["x"]}, data_state={"step": 2})
+    assert newest(two) == 2
+
+
+def test_other_weights_are_not_taken_for_those_that_were_written(two, monkeypatch):
+    """Whatever a wrong bit turns into: the file formats below notice some, the digests all."""
+    restore = stored.restore
+
+    def changed(where, item, *arguments):
+        found = restore(where, item, *arguments)
+        return {"params": {"a": found["params"]["a"] + 1}} if item == "variables" and where.name == "2" else found
+
+    monkeypatch.setattr(stored, "restore", changed)
+    with Checkpoints(two, read_only=True) as checkpoints:
+        with pytest.raises(DamagedError, match="2: params/a of 'variables' is not what was written"):
+            checkpoints.restore(2, small(2))
+        assert checkpoints.newest(lambda step: checkpoints.restore(step, small(step)))[0].step == 1
+
+
+def test_the_only_checkpoint_being_damaged_is_an_error(two):
+    shutil.rmtree(two / "1")
+    other_value(two / "2" / "meta" / "metadata")
+    with pytest.raises(DamagedError, match="2: 'meta' is not what was written"):
+        newest(two)
+    assert (two / "2").is_dir()
+
+
+def test_checkpoints_of_earlier_versions_have_no_digests(two):
+    for step in ("1", "2"):
+        shutil.rmtree(two / step / "digests")
+    assert newest(two) == 2
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert_equal(checkpoints.restore(2, small(2))[0], small(2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"class_names": "cat"},
+        {"class_names": [1]},
+        {"category_ids": ["1"]},
+        {"config": []},
+        {"evaluation": {"AP": "high"}},
+        {"class_names": ["a"], "category_ids": [1, 2]},
+    ],
+)
+def test_wrong_types_in_meta_are_named(two, wrong):
+    shutil.rmtree(two / "2" / "digests")
+    (two / "2" / "meta" / "metadata").write_text(json.dumps(wrong))
+    with Checkpoints(two, read_only=True) as checkpoints, pytest.raises(DamagedError, match="2: meta: ") as error:
+        checkpoints.meta(2)
+    assert next(iter(wrong)) in str(error.value)
+
+
+def test_nothing_is_deleted_before_the_new_one_was_read_back(two, monkeypatch):
+    def unreadable(where):
+        raise DamagedError(f"{where}: unreadable")
+
+    with Checkpoints(two, max_to_keep=1) as checkpoints:
+        monkeypatch.setattr(stored, "verify", unreadable)
+        checkpoints.save(small(3), {})
+        with pytest.raises(DamagedError, match="3: unreadable"):
+            checkpoints.wait()
+    assert stored.steps_in(two) == [1, 2, 3]
+
+
+def save_and_go_on(checkpoints):
+    checkpoints.save(small(3), {})
+    for _ in range(6000):
+        checkpoints.poll()
+        time.sleep(0.01)
+
+
+def test_a_full_disk_is_noticed_at_once_in_one_line(two, capfd):
+    """A limit for each file stands in for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(two) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+        try:
+            with pytest.raises(CheckpointError, match="checkpoints: a checkpoint cannot be written: File too large"):
+                save_and_go_on(checkpoints)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capfd.readouterr().err == ""
+    assert stored.steps_in(two) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["sweep[1]", "a*", "a?", "back\\slash"])
+def test_a_path_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(CheckpointError, match="cannot be read again; choose a path without any of"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    with pytest.raises(CheckpointError, match="cannot be read again"):
+        workdir.check(tmp_path / name, configs.Config())
+    assert list(tmp_path.iterdir()) == []

@@ -81,6 +81,24 @@ def test_wrong_flags_of_hosts_are_named(arguments: list[str], message: str) -> N
         hosts(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (ValueError("a.json: broken"), 1, "a.json: broken")],
+)
+def test_a_process_that_ends_says_so_in_one_line_and_tells_the_others(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(distributed.os, "_exit", ended.append)
+
+    class Others:
+        fail = ended.append
+
+    distributed._end(error, Others())  # type: ignore[arg-type]
+    assert ended == [line, code]
+    assert capsys.readouterr().err == f"error: process 0 of 1: {line}\n"
+
+
 # Whole runs
 
 
@@ -237,7 +255,7 @@ def test_two_processes_are_one_whatever_befalls_them(runs: Runs, one: Path, tmp_
     stopped.wait_for("step 10/")
     stopped.processes[1].send_signal(signal.SIGTERM)
     [(code, out, error), (other, silent, other_error)] = stopped.end()
-    assert (code, other) == (0, 0), error + other_error
+    assert (code, other) == (train.STOPPED, train.STOPPED), error + other_error
     assert "going on from step 4" in out or "going on from step 8" in out
     [last] = [line for line in out.splitlines() if line.startswith("stopped after step")]
     saved = int(last.split()[3].rstrip(","))
@@ -263,7 +281,7 @@ def test_a_run_goes_on_with_fewer_and_more_devices(runs: Runs, one: Path, tmp_pa
         stopped.wait_for(f"step {last}/")
         stopped.processes[0].send_signal(signal.SIGTERM)
         [(code, out, error)] = stopped.end()
-        assert code == 0, error
+        assert code == train.STOPPED, error
         assert f"{parallel} on {devices} x" in out
         assert saved == 0 or f"going on from step {saved}" in out
         saved = int(next(line for line in out.splitlines() if line.startswith("stopped")).split()[3].rstrip(","))
