@@ -25,7 +25,7 @@ DESCRIPTION = """\
 Converts PyTorch weights to the workdir of a run at step 0, for evaluate, predict and train.py, and back.
 
 FILE is a .safetensors (preferred: it contains no code), .pth, .pt, .pkl or .npz; pickles are read without running
-code, and one that needs more than arrays is refused. The names in it tell its layout:
+code, and what lies beside the weights is left there. The names in it tell its layout:
   whole detectors    of mmdetection 2 and 3 (layout mmdet), of DynamicHead and detectron2 (layout official)
   backbones alone    ResNet, ResNeXt, Swin of torchvision, timm, mmdetection, detectron2, MSRA's R-50.pkl and R-101.pkl;
                      neck, DyHead and head then keep their initialisation
@@ -182,7 +182,7 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     if options.categories is not None:
         index = coco_json.load(options.categories, limit=1)
         categories = list(zip(index.class_names, index.category_ids, strict=True))
-    arrays, meta = files.read(options.file, options.key)
+    arrays, meta, unread = files.read(options.file, options.key)
     layout = options.layout
     try:
         layout = layout or layouts.detect(arrays)
@@ -196,6 +196,8 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     lines.append(f"input: {own}, by the config" + ("" if wanted else "; the file does not tell what it was trained on"))
     if wanted is not None and not provenance.same(wanted, own):
         lines.append(f"warning: the weights want {wanted}: {reason}; give {wanted.options()}")
+    if unread:
+        lines.append(f"not read, and nothing of it run: {len(unread)} other kinds of objects, such as {unread[0]}")
     lines.append(f"classes: {len(names)}, {origin}")
     if options.list:
         lines += [f"  {name} -> {path}" for path, name in conversion.match.names.items()]

@@ -7,6 +7,7 @@ python -m dyhead_jax.failure --help
 """
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dyhead_jax.config import from_json
 from dyhead_jax.training import optim, steps
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
+from dyhead_jax.weights import npz
 
 
 class FailureError(ValueError):
@@ -43,18 +45,30 @@ def save(folder: Path, state: steps.TrainState, meta: dict[str, Any], batch: Bat
 
 
 def load_batch(folder: Path) -> tuple[Batch, np.ndarray]:
-    """The whole batch (B, ...) and its image ids (B,). Raises FailureError."""
-    paths = sorted(folder.glob("batch_*-of-*.npz"), key=lambda path: int(path.stem.split("_")[1].split("-")[0]))
-    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
-        raise FailureError(f"{folder} has {len(paths)} batch files, not one from each process")
-    parts = []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as content:
-            parts.append(dict(content))
-    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    """The whole batch (B, ...) and its image ids (B,). Raises FailureError, which names the folder or file."""
+    names = {path: re.fullmatch(r"batch_(\d+)-of-(\d+)", path.stem) for path in folder.glob("batch_*-of-*.npz")}
+    of_process = {int(name[1]): path for path, name in names.items() if name}
+    counts = {int(name[2]) for name in names.values() if name}
+    if counts != {len(of_process)} or set(of_process) != set(range(len(of_process))):
+        raise FailureError(f"{folder} has {len(of_process)} batch files, not one from each process")
+    parts = [_read_part(of_process[process]) for process in range(len(of_process))]
+    try:
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    except (KeyError, ValueError) as error:
+        raise FailureError(f"{folder}: its batch files do not fit each other") from error
     truth: Any = {key: whole.get(key) for key in ("boxes", "labels", "mask", "crowd", "sizes")}
     images: Any = whole["images"]
     return Batch(images=images, ground_truth=GroundTruth(**truth)), whole["image_ids"]
+
+
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of one file, each of them with the axes of a batch."""
+    part = npz.read(path)
+    axes = {"images": 4, "image_ids": 1, "boxes": 3, "labels": 2, "mask": 2, "crowd": 2}
+    for name, count in axes.items():
+        if name not in part or part[name].ndim != count or len(part[name]) != len(part["images"]):
+            raise FailureError(f"{path} has no {name} with {count} axes, one row an image")
+    return part
 
 
 def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:

@@ -101,7 +101,7 @@ def read(folder: Path, trust: Sequence[str] = ()) -> ExportedFolder:
         class_names=tuple(str(tree["id2label"][label]) for label in labels),
         category_ids=tuple(int(i) for i in tree["category_ids"]),
         step=tree["step"],
-        arrays=files.read(folder / WEIGHTS)[0],
+        arrays=files.read(folder / WEIGHTS).arrays,
     )
 
 

@@ -69,7 +69,7 @@ def read(path: pathlib.Path, model: ModelConfig) -> OtherModel:
     model: the config of the new model, which has the number of its layers. Raises the errors of `files.read`,
     LayoutError and NamesError.
     """
-    arrays, meta = files.read(path)
+    arrays, meta, _ = files.read(path)
     if all(name.startswith(COLLECTIONS) for name in arrays):
         return OtherModel({tuple(name.split("/")): array for name, array in arrays.items()})
     layout = layouts.detect(arrays)

@@ -30,7 +30,7 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
         if jax.tree.map(np.shape, loaded) != jax.tree.map(np.shape, dict(shapes)):
             raise PretrainedError(f"config.model.pretrained={name!r} does not fit config.model.backbone")
         return loaded
-    arrays, _ = files.read(name)
+    arrays = files.read(name).arrays
     try:
         source = layouts.find_backbone(arrays)
         tree = state_dict.match(source.table, below(arrays, source.prefix), shapes).variables
