@@ -4,7 +4,7 @@ python -m dyhead_jax.convert --help
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,10 +155,12 @@ def check_unused(folder: Path) -> None:
         raise ConvertError(f"{folder} already has {taken[0]}, which is not overwritten; choose another --workdir")
 
 
-def to_torch(folder: Path, step: int | None, layout: str, out: Path) -> str:
-    """Writes a run's weights (averaged, if it has them) under PyTorch names; returns a line that describes the file."""
+def to_torch(folder: Path, step: int | None, layout: str, out: Path, trust: Sequence[str] = ()) -> str:
+    """Writes a run's weights (averaged, if it has them) under PyTorch names; returns a line that describes the file.
+
+    trust: packages beside this one whose classes its config may name."""
     files.check_writable(out)
-    loaded = load_for_inference(folder, step)
+    loaded = load_for_inference(folder, step, trust=trust)
     table = layouts.detector(loaded.config.model, layout)
     arrays = state_dict.save(table, loaded.variables)
     files.write(out, arrays)
@@ -226,19 +228,20 @@ def _main() -> None:
     )
     parser.add_argument("--out", type=Path, help="with --to-torch: .safetensors or .npz file to write")
     parser.add_argument("--step", type=int, help="with --to-torch: step of the checkpoint (default: the latest)")
+    command.add_trust(parser)
     options = command.parse(parser)
     if options.to_torch:
         given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
         if given or options.overrides or options.backbone_only or options.list:
-            raise command.UsageError("--to-torch takes only --workdir, --layout, --out and --step")
+            raise command.UsageError("--to-torch takes only --workdir, --layout, --out, --step and --trust")
         if options.layout not in layouts.WHOLE or options.out is None:
             raise command.UsageError(f"--to-torch needs --out=FILE and --layout={' or '.join(layouts.WHOLE)}")
-        print(to_torch(options.workdir, options.step, options.layout, options.out))
+        print(to_torch(options.workdir, options.step, options.layout, options.out, options.trust))
         return
     if options.file is None or options.config is None:
         raise command.UsageError("give FILE and --config=FILE (see --help)")
-    if options.out is not None or options.step is not None:
-        raise command.UsageError("--out and --step need --to-torch")
+    if options.out is not None or options.step is not None or options.trust:
+        raise command.UsageError("--out, --step and --trust need --to-torch")
     config = flags.override(flags.load_file(options.config), options.overrides)
     _from_torch(options, config, options.workdir)
 

@@ -49,6 +49,7 @@ def _main() -> None:
     )
     parser.add_argument("--workdir", type=Path, help="folder of a training run: config.json and checkpoints/")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
+    command.add_trust(parser)
     parser.add_argument("--split", default="val", choices=("val", "train"), help="split of the data set (default: val)")
     parser.add_argument("--data", help="folder of the data set, if it is not where the config says")
     parser.add_argument("--out", type=Path, help="also write the detections to this JSON file, as COCO results")
@@ -100,7 +101,7 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
     from dyhead_jax.training.parallel import local_variables, map_detect
     from dyhead_jax.training.steps import make_detect
 
-    loaded = load_for_inference(options.workdir, options.step)
+    loaded = load_for_inference(options.workdir, options.step, trust=options.trust)
     config = flags.override(loaded.config, options.overrides) if options.overrides else loaded.config
     data = config.data
     if options.data is not None:

@@ -6,8 +6,8 @@
 python -m dyhead_jax.failure --help
 """
 
-import json
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from dyhead_jax import command, detectors
-from dyhead_jax.config import from_json
+from dyhead_jax.config import from_tree
 from dyhead_jax.training import optim, steps
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
@@ -71,8 +71,8 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
     return part
 
 
-def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
-    """Runs the step again, on one device.
+def replay(folder: Path, trust: Sequence[str] = ()) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
+    """Runs the step again, on one device. trust: packages beside this one whose classes its config may name.
 
     Returns the number of the step, its metrics, and by image id the losses of each image that has a loss that is not
     finite on its own. Raises FailureError or CheckpointError, which name the folder.
@@ -83,7 +83,7 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
         if done is None:
             raise CheckpointError(f"{folder / 'checkpoints'} has no complete checkpoint")
         where = f"{folder / 'checkpoints' / str(done)}: meta"
-        config = from_json(json.dumps(checkpoints.meta(done)["config"]), where)
+        config = from_tree(checkpoints.meta(done).get("config"), where, trust=trust)
         model = detectors.build(config.model)
         parameters = steps.survey(model, config.data.canvases[0])
         rates = optim.scaled(config.optim, config.data.batch_size)
@@ -139,12 +139,13 @@ def _main() -> None:
         "  JAX_DEBUG_NANS=1 python -m dyhead_jax.failure --debug runs/a/failures/step_1200    the operation at fault",
     )
     parser.add_argument("folder", type=Path, help="the dump: <workdir>/failures/step_<n>")
+    command.add_trust(parser)
     options = command.parse(parser)
     command.no_overrides(options)
     folder = options.folder
     if not folder.is_dir():
         raise FailureError(f"{folder}: no such folder")
-    step, metrics, bad = replay(folder)
+    step, metrics, bad = replay(folder, options.trust)
     print(f"step {step}: " + "  ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
     for image_id, losses in bad.items():
         print(f"image {image_id} alone: " + "  ".join(f"{name} {value:.6g}" for name, value in losses.items()))

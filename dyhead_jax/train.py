@@ -35,37 +35,37 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on a CPU, XLA warns about 
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from dyhead_jax import command, detectors, failure
-from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json, unused
+from dyhead_jax.config import Config, ConfigError, flags, to_json, unused
 from dyhead_jax.data import pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
-from dyhead_jax.evaluation import average_precision, exported_folder, visualize
+from dyhead_jax.evaluation import average_precision, visualize
+from dyhead_jax.evaluation.initial_model import first_variables
 from dyhead_jax.evaluation.split import evaluate_split
-from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import distributed, initial, optim, parallel, steps, trackers, workdir
+from dyhead_jax.training import distributed, optim, parallel, steps, trackers, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
 from dyhead_jax.training.parameters import Parameters
 from dyhead_jax.training.profile import Profile
 from dyhead_jax.training.progress import Progress
-from dyhead_jax.weights import pretrained, provenance
 
 
 class TrainError(ValueError):
     """Training cannot continue; the message names the step."""
 
 
-def train(config: Config, folder: Path) -> None:
-    """The whole run, starting from the last checkpoint in the folder if there is one."""
+def train(config: Config, folder: Path, trust: Sequence[str] = ()) -> None:
+    """The whole run, starting from the last checkpoint in the folder if there is one. trust: packages whose classes the
+    model of config.model.init may name, beside those that the config names."""
     earlier = workdir.check(folder, config)
     run, total = config.run, config.run.steps
     first = distributed.is_first()
@@ -126,7 +126,9 @@ def train(config: Config, folder: Path) -> None:
             if earlier is not None and total > earlier:
                 print(f"note: {optim.describe_longer(rates, earlier, total, start)}")
         else:
-            state = steps.jit_once(initial_state)(first_variables(config, single, parameters, train_split.class_names))
+            state = steps.jit_once(initial_state)(
+                first_variables(config, single, parameters, train_split.class_names, trust)
+            )
         describe(parameters, devices, config)
         state = devices.replicate(state)
         metrics = None  # only on process 0
@@ -239,33 +241,6 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
     return train_split, val_split
 
 
-def first_variables(config: Config, model: Any, parameters: Parameters, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Random weights from the seed, with the backbone of config.model.pretrained and what config.model.init has."""
-    random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
-    begin = initial.Start({}, {}, [])
-    if config.model.init:
-        pixels = provenance.configured(config.model)
-        begin = initial.start(other_model(config.model), parameters, class_names, pixels, config.model.init)
-        print(*begin.notes, sep="\n  ")
-    given = begin.given
-    if config.model.pretrained:
-        backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
-        loaded = pretrained.backbone(config.model.pretrained, backbone)
-        flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
-        given = unflatten_dict(flat | flatten_dict(given))  # config.model.init goes before
-    return begin.fill(steps.jit_once(random)(given=given))
-
-
-def other_model(model: ModelConfig) -> initial.OtherModel:
-    """The model that config.model.init names."""
-    path = Path(model.init)
-    exported = path.name == exported_folder.WEIGHTS and path.with_name(exported_folder.CONFIG).is_file()
-    if not path.is_dir() and not exported:
-        return initial.read(path, model)
-    loaded = load_for_inference(path)
-    return initial.other_model(loaded.variables, loaded.class_names, loaded.config.model)
-
-
 def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
     """Prints the number of parameters, the reach of each learning-rate multiplier, and the batch size per device."""
     leaves: dict[Any, Any] = flatten_dict(parameters.shapes["params"])  # type: ignore[assignment]
@@ -327,11 +302,12 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
 def main() -> None:
     parser = flags.parser("python -m dyhead_jax.train", __doc__ or "")
     distributed.add_options(parser)
+    command.add_trust(parser)
     parsed = flags.parse(parser)
     if parsed is not None:
         config, options = parsed
         with distributed.initialized(distributed.hosts(options)):
-            train(config, options.workdir)
+            train(config, options.workdir, options.trust)
 
 
 if __name__ == "__main__":

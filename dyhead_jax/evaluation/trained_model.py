@@ -1,6 +1,5 @@
 """Loads a trained model: from the workdir of a run, or from a folder that was exported from one."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 
 from dyhead_jax import detectors
-from dyhead_jax.config import Config, from_json
+from dyhead_jax.config import Config, from_tree
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
 
@@ -30,12 +29,13 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     """The model of a run, with averaged weights if config.optim.ema is on, or of an exported folder.
 
     source: a workdir, or what `exported_folder.find` takes for an exported folder. step: of a checkpoint of a workdir;
-    None is the latest. trust: packages beside this one whose classes the config of an exported folder may name.
-    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, and ExportedFolderError.
+    None is the latest. trust: packages beside this one whose classes its config may name.
+    Raises CheckpointError, which names the folder, if the checkpoint is missing, broken or not finite,
+    ExportedFolderError, and ConfigError for a config that names other packages.
     """
     folder = exported_folder.find(source)
     if folder is None:
-        return _load_workdir(Path(source), step)
+        return _load_workdir(Path(source), step, trust)
     if step is not None:
         raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
     exported = exported_folder.read(folder, trust)
@@ -51,7 +51,7 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     )
 
 
-def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
+def _load_workdir(workdir: Path, step: int | None, trust: Sequence[str]) -> InferenceModel:
     from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints  # an exported folder needs no Orbax
 
     folder = workdir / "checkpoints"
@@ -72,7 +72,7 @@ def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
         missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
         if missing:
             raise CheckpointError(f"{where} has no {', '.join(missing)}")
-        config = from_json(json.dumps(meta["config"]), where)
+        config = from_tree(meta["config"], where, trust=trust)
         model = detectors.build(config.model)
         variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
     return InferenceModel(

@@ -375,7 +375,7 @@ def workdir(monkeypatch, tmp_path):
 
     asked = []
 
-    def load(folder, step):
+    def load(folder, step, trust):
         asked.append((folder, step))
         return SimpleNamespace(
             config=Config(data=DATA),
