@@ -14,7 +14,7 @@ import numpy as np
 
 from dyhead_jax import command, detectors
 from dyhead_jax.config import Config, flags
-from dyhead_jax.data import coco_json
+from dyhead_jax.data import classes, coco_json
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import optim, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
@@ -189,7 +189,13 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     try:
         layout = layout or layouts.detect(arrays)
         conversion = convert(config, arrays, layout, backbone_only=options.backbone_only)
-        names, ids, origin = provenance.categories(provenance.class_names(meta), config.model.num_classes, categories)
+        names, ids, origin = provenance.categories(
+            provenance.class_names(meta),
+            config.model.num_classes,
+            categories,
+            by_number=options.classes_by_number,
+            backbone=bool(conversion.part),
+        )
     except ValueError as error:
         raise ConvertError(f"{options.file}: {error}{_hint(config, layout)}") from error
     lines = report(conversion, arrays)
@@ -222,6 +228,7 @@ def _main() -> None:
     parser.add_argument("--backbone-only", action="store_true", help="take only the backbone of a whole detector")
     parser.add_argument("--key", default="", help="entry of FILE with the weights (default: state_dict or model)")
     parser.add_argument("--categories", type=Path, help="COCO instances JSON with the category ids of the classes")
+    parser.add_argument(classes.OPTION, action="store_true", help="take the names of --categories by their numbers")
     parser.add_argument("--list", action="store_true", help="also print where each name went")
     parser.add_argument(
         "--to-torch", action="store_true", help="convert back: needs --layout mmdet or official, and --out"
@@ -231,7 +238,8 @@ def _main() -> None:
     command.add_trust(parser)
     options = command.parse(parser)
     if options.to_torch:
-        given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
+        names = ("file", "config", "key", "categories", "classes_by_number")
+        given = [name for name in names if getattr(options, name)]
         if given or options.overrides or options.backbone_only or options.list:
             raise command.UsageError("--to-torch takes only --workdir, --layout, --out, --step and --trust")
         if options.layout not in layouts.WHOLE or options.out is None:

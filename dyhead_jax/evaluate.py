@@ -8,7 +8,6 @@ pixels of the original image, as in https://cocodataset.org/#format-results.
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dyhead_jax import command
+from dyhead_jax.data import classes
 from dyhead_jax.data.source import make_source
 from dyhead_jax.evaluation.average_precision import (
     EvaluationError,
@@ -51,6 +51,7 @@ def _main() -> None:
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the latest)")
     command.add_trust(parser)
     parser.add_argument("--split", default="val", choices=("val", "train"), help="split of the data set (default: val)")
+    parser.add_argument(classes.OPTION, action="store_true", help=classes.HELP)
     parser.add_argument("--data", help="folder of the data set, if it is not where the config says")
     parser.add_argument("--out", type=Path, help="also write the detections to this JSON file, as COCO results")
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON: the ground truth")
@@ -107,12 +108,9 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
     if options.data is not None:
         data = dataclasses.replace(data, root=options.data)
     split = make_source(data, options.workdir).split(options.split)
-    if tuple(split.category_ids) != tuple(loaded.category_ids):
-        raise EvaluationError(
-            f"the data set has {len(split.category_ids)} categories, ids {_ids(split.category_ids)}; the model of"
-            f" {options.workdir} has {len(loaded.category_ids)}, ids {_ids(loaded.category_ids)}"
-        )
-    print(f"step {loaded.step}, {len(split)} images of {options.split}", flush=True)
+    where = f"the model of {options.workdir}"
+    split, lines = classes.matched(split, loaded.class_names, where, options.classes_by_number)
+    print(f"step {loaded.step}, {len(split)} images of {options.split}", *lines, sep="\n", flush=True)
     detect = partial(map_detect(make_detect(loaded.model)), local_variables(loaded.variables))
     if options.report is None:
         metrics, results = evaluate_split(detect, split, data, evaluation=config.evaluation)
@@ -162,11 +160,6 @@ def _report_on_files(
     )
     write_report(options.report, about, ground_truth, results, metrics, read if options.images else None)
     print(f"report in {options.report / 'index.html'}")
-
-
-def _ids(category_ids: Sequence[int]) -> str:
-    text = ", ".join(str(i) for i in category_ids[:5])
-    return text + (", ..." if len(category_ids) > 5 else "")
 
 
 if __name__ == "__main__":

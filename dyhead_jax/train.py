@@ -46,7 +46,7 @@ from flax.traverse_util import flatten_dict
 
 from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, flags, to_json, unused
-from dyhead_jax.data import pictures, pipeline
+from dyhead_jax.data import classes, pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
 from dyhead_jax.evaluation import average_precision, visualize
 from dyhead_jax.evaluation.initial_model import first_variables
@@ -63,9 +63,12 @@ class TrainError(ValueError):
     """Training cannot continue; the message names the step."""
 
 
-def train(config: Config, folder: Path, trust: Sequence[str] = ()) -> None:
-    """The whole run, starting from the last checkpoint in the folder if there is one. trust: packages whose classes the
-    model of config.model.init may name, beside those that the config names."""
+def train(config: Config, folder: Path, trust: Sequence[str] = (), by_number: bool = False) -> None:
+    """The whole run, starting from the last checkpoint in the folder if there is one.
+
+    trust: packages whose classes the model of config.model.init may name, beside those that the config names.
+    by_number: see `classes.order`.
+    """
     earlier = workdir.check(folder, config)
     run, total = config.run, config.run.steps
     first = distributed.is_first()
@@ -81,7 +84,7 @@ def train(config: Config, folder: Path, trust: Sequence[str] = ()) -> None:
     jax.config.update("jax_debug_nans", run.debug_nans)
     devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate, run.shard_state)
     with distributed.first_before_others():
-        train_split, val_split = open_data(config, folder)
+        train_split, val_split = open_data(config, folder, by_number)
         if first:
             workdir.claim(folder, config)
         elif not (folder / "config.json").exists():
@@ -110,6 +113,11 @@ def train(config: Config, folder: Path, trust: Sequence[str] = ()) -> None:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
         latest = checkpoints.latest()  # step 0 is written by `dyhead_jax.convert`
         start = latest or 0
+        if latest is not None:
+            known, where = checkpoints.meta(latest).get("class_names", ()), f"the model in {folder}"
+            train_split, lines = classes.matched(train_split, known, where, by_number)
+            val_split, _ = classes.matched(val_split, known, where, by_number)
+            print(*lines, sep="\n", end="\n" * bool(lines))
         batches = pipeline.train_batches(
             train_split,
             config.data,
@@ -221,7 +229,7 @@ def train(config: Config, folder: Path, trust: Sequence[str] = ()) -> None:
     print(finished(folder, total))
 
 
-def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
+def open_data(config: Config, folder: Path, by_number: bool = False) -> tuple[Split, Split]:
     """The training and the held-out split; prints a line for everything that is left out of them."""
     source = make_source(config.data, folder)
     train_split, val_split = source.split("train"), source.split("val")
@@ -231,11 +239,10 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
             f"config.model.num_classes is {config.model.num_classes}, but the data has {len(names)} classes:"
             f" {', '.join(names)}"
         )
-    if tuple(val_split.category_ids) != tuple(train_split.category_ids):
-        raise ConfigError("the training and the validation annotations have different categories")
+    val_split, matched = classes.matched(val_split, names, "the training part", by_number)
     _, notes = pipeline.train_images(train_split, config.data)
     print(f"{len(train_split)} images to train on, {len(val_split)} held out, {len(names)} classes")
-    for name, lines in (("train", [*train_split.notes, *notes]), ("val", val_split.notes)):
+    for name, lines in (("train", [*train_split.notes, *notes]), ("val", [*val_split.notes, *matched])):
         for line in lines:
             print(f"  {name}: {line}")
     return train_split, val_split
@@ -303,11 +310,12 @@ def main() -> None:
     parser = flags.parser("python -m dyhead_jax.train", __doc__ or "")
     distributed.add_options(parser)
     command.add_trust(parser)
+    parser.add_argument(classes.OPTION, action="store_true", help=classes.HELP)
     parsed = flags.parse(parser)
     if parsed is not None:
         config, options = parsed
         with distributed.initialized(distributed.hosts(options)):
-            train(config, options.workdir, options.trust)
+            train(config, options.workdir, options.trust, options.classes_by_number)
 
 
 if __name__ == "__main__":

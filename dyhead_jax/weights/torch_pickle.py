@@ -101,7 +101,7 @@ class Inert:
         object.__setattr__(self, "name", name)
 
     def __new__(cls, *_: Any, **__: Any) -> Any:  # a pickle may ask an Inert for a new object of its kind
-        return super().__new__(cls) if isinstance(cls, type) else cls
+        return object.__new__(cls) if isinstance(cls, type) else cls
 
     def __call__(self, *_: Any, **__: Any) -> "Inert":
         return self
@@ -237,11 +237,11 @@ class Unpickler(pickle._Unpickler):
 
     # Dicts and sets hash what a pickle puts into them: those that it makes by opcodes are replaced too.
 
-    def _load_dict(self) -> None:
+    def _load_dict(self: Any) -> None:
         items = self.pop_mark()
         self.append(_Dict(zip(items[::2], items[1::2], strict=False)))
 
-    def _load_frozenset(self) -> None:
+    def _load_frozenset(self: Any) -> None:
         self.pop_mark()
         self.append(Inert("a set"))
 

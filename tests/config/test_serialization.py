@@ -87,7 +87,10 @@ TEXT = configs.to_json(configs.Config())
         (TEXT.replace('"reduction": 4', '"reduction": "x"'), "DyHeadConfig.task.reduction is 'x'; it must be a whole"),
         (TEXT.replace('"pretrained": ""', '"pretrained": [1]'), r"ModelConfig.pretrained is \(1,\); it must be a text"),
         (TEXT.replace('"optim": {', '"optim": 3, "other": {'), "Config has no field other"),
-        (TEXT.replace('"max_boxes": 100', '"max_boxes": 1.5'), "DataConfig.max_boxes is 1.5; it must be a whole number"),
+        (
+            TEXT.replace('"max_boxes": 100', '"max_boxes": 1.5'),
+            "DataConfig.max_boxes is 1.5; it must be a whole",
+        ),
     ],
 )
 def test_what_is_no_config_is_one_line_that_names_the_file(text, message, tmp_path):

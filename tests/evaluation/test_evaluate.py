@@ -405,7 +405,35 @@ def test_the_command_on_a_workdir(workdir, monkeypatch, capsys):
 
 
 def test_another_data_set_is_refused(workdir, monkeypatch, capsys):
-    monkeypatch.setattr(Squares, "category_ids", (1, 2))
+    monkeypatch.setattr(Squares, "class_names", ("circle",))
     code, _, err = run_command(monkeypatch, capsys, "--workdir", workdir[0])
     assert code == 1
-    assert err.startswith("error: the data set has 2 categories, ids 1, 2; the model of")
+    assert err == (
+        f"error: the model of {workdir[0]} has 1 classes, the data 1, and they differ (number, the model of"
+        f" {workdir[0]} | data): 1 square | circle; --classes-by-number takes them by number\n"
+    )
+    code, out, err = run_command(monkeypatch, capsys, "--workdir", workdir[0], "--classes-by-number")
+    assert (code, err) == (0, "")
+    assert "taken by their numbers, as asked" in out
+
+
+def test_classes_in_another_order_are_matched_by_name(workdir, monkeypatch, capsys):
+    """The data lists another class before the one that the model knows as its first; the ids are the same."""
+    from dyhead_jax.evaluation import trained_model
+
+    _, expected, _ = run_command(monkeypatch, capsys, "--workdir", workdir[0])
+    loaded = trained_model.load_for_inference(workdir[0], None, trust=[])
+    loaded.class_names, loaded.category_ids = ("square", "circle"), (7, 42)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step, trust: loaded)
+    monkeypatch.setattr(Squares, "class_names", ("circle", "square"))
+    monkeypatch.setattr(Squares, "category_ids", (7, 42))
+    image, truth = Squares.__getitem__, Squares.coco
+    other, label = {"id": 7, "name": "circle"}, np.ones(1, np.int32)
+    monkeypatch.setattr(Squares, "__getitem__", lambda self, i: dataclasses.replace(image(self, i), labels=label))
+    monkeypatch.setattr(Squares, "coco", lambda self: truth(self) | {"categories": [other, *truth(self)["categories"]]})
+    code, out, err = run_command(monkeypatch, capsys, "--workdir", workdir[0])
+    assert (code, err) == (0, "")
+    assert "classes matched by name: the data has them in another order than the model of" in out
+    assert out.splitlines()[-1] == expected.splitlines()[-1]
+    code, out, _ = run_command(monkeypatch, capsys, "--workdir", workdir[0], "--classes-by-number")
+    assert (code, out.splitlines()[-1][:9]) == (0, "AP 0.0000")
