@@ -97,7 +97,7 @@ def _main() -> None:
 
 def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], list[Result]]:
     # orbax and the model take seconds to import, and scoring a file does not need them
-    from dyhead_jax.config import flags
+    from dyhead_jax.config import ShapesConfig, flags
     from dyhead_jax.evaluation.trained_model import load_for_inference
     from dyhead_jax.training.parallel import local_variables, map_detect
     from dyhead_jax.training.steps import make_detect
@@ -107,7 +107,13 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
     data = config.data
     if options.data is not None:
         data = dataclasses.replace(data, root=options.data)
-    split = make_source(data, options.workdir).split(options.split)
+    source = make_source(data, options.workdir)
+    if isinstance(data.source, ShapesConfig) and options.data is None and not getattr(source, "is_drawn", True):
+        # the config may be a stranger's: what is drawn goes below the folder that was named, not where the config says
+        source = make_source(
+            dataclasses.replace(data, root="", source=dataclasses.replace(data.source, root="")), options.workdir
+        )
+    split = source.split(options.split)
     where = f"the model of {options.workdir}"
     split, lines = classes.matched(split, loaded.class_names, where, options.classes_by_number)
     print(f"step {loaded.step}, {len(split)} images of {options.split}", *lines, sep="\n", flush=True)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import CocoFolderConfig, Config, DataConfig
-from dyhead_jax.data import pipeline
+from dyhead_jax.config import CocoFolderConfig, Config, DataConfig, ShapesConfig
+from dyhead_jax.data import drawing, pipeline
 from dyhead_jax.data.source import NO_IMAGE, Example, make_source
 from dyhead_jax.evaluation import average_precision
 from dyhead_jax.evaluation.split import evaluate_split, to_results
@@ -437,3 +437,27 @@ def test_classes_in_another_order_are_matched_by_name(workdir, monkeypatch, caps
     assert out.splitlines()[-1] == expected.splitlines()[-1]
     code, out, _ = run_command(monkeypatch, capsys, "--workdir", workdir[0], "--classes-by-number")
     assert (code, out.splitlines()[-1][:9]) == (0, "AP 0.0000")
+
+
+def test_nothing_is_written_where_the_config_says(workdir, monkeypatch, capsys, tmp_path):
+    """The drawn shapes of a stranger's workdir are drawn below it."""
+    from dyhead_jax.evaluation import trained_model
+
+    loaded = trained_model.load_for_inference(workdir[0], None, trust=[])
+    elsewhere = tmp_path / "elsewhere"
+    source = ShapesConfig(root=str(elsewhere), train_images=1, val_images=1, size=32)
+    loaded.config = Config(data=dataclasses.replace(DATA, source=source))
+    loaded.class_names = tuple(drawing.NAMES)
+    loaded.category_ids = tuple(range(1, len(drawing.NAMES) + 1))
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step, trust: loaded)
+    monkeypatch.setattr(evaluate, "make_source", make_source)
+    folder = tmp_path / "stranger"
+    code, out, _ = run_command(monkeypatch, capsys, "--workdir", folder)
+    assert code == 0, out
+    assert not elsewhere.exists()
+    assert [path.name for path in folder.iterdir()] == ["data"]
+    elsewhere.mkdir()
+    assert run_command(monkeypatch, capsys, "--workdir", folder)[0] == 0
+    assert list(elsewhere.iterdir()) == []
+    assert run_command(monkeypatch, capsys, "--workdir", folder, "--data", elsewhere)[0] == 0  # where the caller says
+    assert len(list(elsewhere.iterdir())) == 1
