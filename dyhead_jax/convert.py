@@ -18,7 +18,7 @@ from dyhead_jax.data import classes, coco_json
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import optim, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
-from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights import files, finite, layouts, provenance, state_dict
 from dyhead_jax.weights.pretrained import below
 
 DESCRIPTION = """\
@@ -61,7 +61,7 @@ def convert(
 
     layout: one of `layouts.ALL`; "" detects it. Parameters that the file lacks (for a backbone file, all outside the
     backbone) are initialised as in a new model with config.seed; if there are none, nothing is initialised.
-    Raises LayoutError and NamesError.
+    Raises LayoutError, NamesError and, for weights with a NaN, NotFiniteError.
     """
     model = detectors.build(config.model)
 
@@ -72,10 +72,12 @@ def convert(
     layout = layout or layouts.detect(arrays)
     if layout in layouts.WHOLE and not backbone_only:
         match = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
+        finite.check(match.variables, "its weights")
         return Conversion(_complete(match.variables, first), match, layout, "", ())
     backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
     wanted = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
     match = state_dict.match(backbone.table, below(arrays, backbone.prefix), wanted)
+    finite.check(match.variables, "its weights")
     filled = {
         name: {**tree, "backbone": match.variables[name]} if name in wanted else tree for name, tree in shapes.items()
     }

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from dyhead_jax.config import Config, from_tree, parse, to_json
-from dyhead_jax.weights import files
+from dyhead_jax.weights import files, finite
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -103,7 +103,8 @@ def read(folder: Path, trust: Sequence[str] = ()) -> ExportedFolder:
 def fill(like: Any, arrays: Mapping[str, np.ndarray], folder: Path) -> Any:
     """The tree `like` (arrays or shapes) with the arrays of the file.
 
-    Raises ExportedFolderError, which names them, for arrays that are missing, unknown, or of another shape or dtype.
+    Raises ExportedFolderError, which names them, for arrays that are missing, unknown, or of another shape or dtype,
+    and NotFiniteError.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -118,6 +119,5 @@ def fill(like: Any, arrays: Mapping[str, np.ndarray], folder: Path) -> Any:
             raise ExportedFolderError(
                 f"{where}: {name} is {array.shape} {array.dtype}, but the model needs {leaf.shape} {leaf.dtype}"
             )
-        if not np.isfinite(array).all():
-            raise ExportedFolderError(f"{where}: {name} has a NaN or infinite value")
+    finite.check({name: arrays[name] for name in wanted}, str(where))
     return jax.tree.unflatten(structure, [arrays[name] for name in wanted])

@@ -11,6 +11,7 @@ from dyhead_jax import detectors
 from dyhead_jax.config import Config, from_tree
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
+from dyhead_jax.weights import finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
 
     source: a workdir, or what `exported_folder.find` takes for an exported folder. step: of a checkpoint of a workdir;
     None is the latest. trust: packages beside this one whose classes its config may name.
-    Raises CheckpointError, which names the folder, if the checkpoint is missing, broken or not finite,
-    ExportedFolderError, and ConfigError for a config that names other packages.
+    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, ExportedFolderError,
+    NotFiniteError for weights with a NaN, and ConfigError for a config that names other packages.
     """
     folder = exported_folder.find(source)
     if folder is None:
@@ -75,6 +76,7 @@ def _load_workdir(workdir: Path, step: int | None, trust: Sequence[str]) -> Infe
         config = from_tree(meta["config"], where, trust=trust)
         model = detectors.build(config.model)
         variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
+    finite.check(variables, str(folder / str(step)))
     return InferenceModel(
         config=config,
         model=model,

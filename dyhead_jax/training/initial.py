@@ -18,7 +18,7 @@ from flax import traverse_util
 from dyhead_jax.config import ModelConfig
 from dyhead_jax.data import classes
 from dyhead_jax.training.parameters import Parameters, Path
-from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights import files, finite, layouts, provenance, state_dict
 
 COLLECTIONS = ("params/", "batch_stats/")
 
@@ -90,7 +90,7 @@ def start(
     """What a new model, whose classes by label are `class_names`, takes of another one. pixels: what the new one takes
     for input; where: for messages.
 
-    Raises InitialError where nothing fits.
+    Raises InitialError where nothing fits, and NotFiniteError where what fits has a NaN.
     """
     have, want = other.arrays, _flat(parameters.shapes)
     given, parts, anew, unlike = {}, {}, [], []
@@ -109,6 +109,7 @@ def start(
             unlike.append(path)
         else:
             given[path] = have[path].astype(leaf.dtype, copy=False)
+    finite.check({"/".join(path): have[path] for path in (*given, *parts)}, f"config.model.init={where}")
     kept = [path for path, (_, known) in parts.items() if known.any()]
     if not given and not kept:
         raise InitialError(f"config.model.init={where}: nothing in it fits this model by name and shape")

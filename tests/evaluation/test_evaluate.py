@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import CocoFolderConfig, Config, DataConfig, ShapesConfig
+from dyhead_jax.config import CocoFolderConfig, Config, DataConfig, EvaluationConfig, ShapesConfig
 from dyhead_jax.data import drawing, pipeline
 from dyhead_jax.data.source import NO_IMAGE, Example, make_source
 from dyhead_jax.evaluation import average_precision
@@ -359,6 +359,22 @@ def test_a_missing_image_is_noticed(monkeypatch):
     monkeypatch.setattr(pipeline, "eval_batches", lambda *a, **k: itertools.islice(whole(*a, **k), 1))
     with pytest.raises(average_precision.EvaluationError, match="but the split has 7"):
         evaluate_split(find_square, Squares(), DATA)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_for_which_the_network_gives_nan_are_counted(flip):
+    """Not dropped as images without objects, also where several passes are merged."""
+    split, seen = Squares(), []
+
+    def detect(images, sizes):
+        found = find_square(images, sizes)
+        seen.append(images.shape)
+        nan = np.arange(len(images)) == 1  # the second of each batch
+        return found.replace(scores=np.where(nan[:, None], np.nan, found.scores))
+
+    with pytest.raises(ValueError, match=r"is not a number \(NaN\) for 2 of 7 images, the first of them image \d+;"):
+        evaluate_split(detect, split, DATA, evaluation=EvaluationConfig(flip=flip))
+    assert len(seen) == 2 * (1 + flip)  # all of them, so that the count is whole
 
 
 class WhiteSquares:
