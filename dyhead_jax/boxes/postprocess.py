@@ -105,6 +105,6 @@ def mark_broken(found: Detections, predictions: Iterable[jax.Array]) -> Detectio
     broken = jnp.zeros(found.scores.shape[0], bool)
     for x in predictions:
         broken = broken | jnp.any(jnp.isnan(x), axis=tuple(range(1, x.ndim)))
-    return found.replace(
-        scores=jnp.where(broken[:, None], jnp.nan, found.scores), labels=jnp.where(broken[:, None], 0, found.labels)
-    )
+    broken = broken[:, None]
+    labels = jnp.where(broken, 0, found.labels)
+    return Detections(boxes=found.boxes, scores=jnp.where(broken, jnp.nan, found.scores), labels=labels)

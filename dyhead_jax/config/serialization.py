@@ -9,6 +9,7 @@ from typing import Any
 from dyhead_jax.config import import_path, nodes
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.experiment import Config
+from dyhead_jax.config.trust import OWN
 from dyhead_jax.config.trust import check as check_paths
 from dyhead_jax.config.trust import packages as packages_of
 from dyhead_jax.config.value_types import wrong_type
@@ -103,7 +104,7 @@ def _decode(tree: Any, where: str) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     own = getattr(cls, "__module__", "").startswith(f"{__package__}.")
-    named_own = str(tree["class"]).startswith(__package__.partition(".")[0] + ".")  # where modules are dataclasses too
+    named_own = str(tree["class"]).startswith(f"{OWN}.")  # where modules are dataclasses too
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or named_own != own:
         raise ConfigError(f"{where}: {tree['class']!r} is not a config class")
     names = {f.name for f in dataclasses.fields(cls)}

@@ -140,7 +140,7 @@ def _detect_split(
         sizes = np.asarray(loaded.batch.ground_truth.sizes, np.float64)
         boxes, scores = (np.asarray(x).astype(np.float32) for x in (detections.boxes, detections.scores))
         labels = np.asarray(detections.labels).astype(np.int32)
-        broken = np.isnan(scores).any(axis=1)
+        broken = np.asarray(np.isnan(scores).any(axis=1))
         if test_pass.flip:
             boxes = multiscale.mirror(boxes, sizes[:, 1])
         if test_pass.sizes is not None:

@@ -3,6 +3,7 @@
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the given picture, continuous; sizes are (height, width).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -49,9 +50,10 @@ def detect_pictures(
     broken = np.zeros(len(pictures), bool)
 
     def collect(batch: PictureBatch, detections: Detections) -> None:
-        nan = np.isnan(np.asarray(detections.scores)).any(axis=1)
+        scores = np.asarray(detections.scores)
+        nan = np.asarray(np.isnan(scores).any(axis=1))
         broken[batch.rows[nan & (batch.rows != NO_IMAGE)]] = True
-        detections = detections.replace(scores=np.where(nan[:, None], 0, np.asarray(detections.scores)))
+        detections = dataclasses.replace(detections, scores=np.where(nan[:, None], 0, scores))  # type: ignore[arg-type]
         originals = np.array([pictures[row].shape[:2] if row != NO_IMAGE else (1, 1) for row in batch.rows])
         results = to_results(detections, batch.rows, batch.scales, range(num_classes), originals)
         for row in batch.rows[batch.rows != NO_IMAGE].tolist():

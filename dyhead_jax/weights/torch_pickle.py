@@ -101,7 +101,7 @@ class Inert:
         object.__setattr__(self, "name", name)
 
     def __new__(cls, *_: Any, **__: Any) -> Any:  # a pickle may ask an Inert for a new object of its kind
-        return object.__new__(cls) if isinstance(cls, type) else cls
+        return object.__new__(cls) if isinstance(cls, type) else cls  # type: ignore[arg-type]
 
     def __call__(self, *_: Any, **__: Any) -> "Inert":
         return self

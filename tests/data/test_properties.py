@@ -50,12 +50,8 @@ def test_the_canvas_is_the_one_on_which_a_picture_is_largest(sizes, offered, sho
 def test_boxes_come_back_to_the_original_picture(boxes, original, canvas):
     height, width = original
     rows, columns = resized_size(original, 800, 1300, canvas)
-    drawn_boxes = np.sort(np.array(boxes, np.float64).reshape(-1, 2, 2), axis=1).reshape(-1, 4) * [
-        width,
-        height,
-        width,
-        height,
-    ]
+    corners = np.sort(np.array(boxes, np.float64).reshape(-1, 2, 2), axis=1)
+    drawn_boxes = (corners * np.array([[[width, height]]])).reshape(-1, 4)
     scale = np.array([[rows / height, columns / width]], np.float32)
     resized = drawn_boxes * np.array([columns / width, rows / height] * 2)
     count = len(drawn_boxes)
