@@ -33,9 +33,9 @@ def load(
 
     source: the workdir of a run, or a folder that `python -m dyhead_jax.export --format safetensors` wrote (or its
     model.safetensors). step: of a checkpoint of the run; None is the latest. batch_size: how many pictures of a list go
-    through the network at a time; above 1 pays on GPUs and TPUs. trust: packages of your own whose classes an exported
-    folder may name; it may name those of this package anyway.
-    Raises CheckpointError or ExportedFolderError, which name the file or folder.
+    through the network at a time; above 1 pays on GPUs and TPUs. trust: packages of your own whose classes its config
+    may name, which imports them; it may name those of this package anyway.
+    Raises CheckpointError, ExportedFolderError or ConfigError, which name the file or folder.
     """
     from dyhead_jax.inference.model import load as load_model  # JAX takes a second to import
 

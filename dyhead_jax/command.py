@@ -91,8 +91,17 @@ def add_model_options(parser: argparse.ArgumentParser, *names: str) -> None:
         help="folder of a training run, or an exported folder",
     )
     parser.add_argument("--step", type=int, help="step of the checkpoint of a run (default: the latest)")
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `trust`: packages that a stored config may make the program import."""
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="whose classes an exported folder may name"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own whose classes the config of FOLDER may name; it is imported, so it runs",
     )
 
 

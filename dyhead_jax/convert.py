@@ -4,7 +4,7 @@ python -m dyhead_jax.convert --help
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ import numpy as np
 
 from dyhead_jax import command, detectors
 from dyhead_jax.config import Config, flags
-from dyhead_jax.data import coco_json
+from dyhead_jax.data import classes, coco_json
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import optim, steps, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.stored import check_name
-from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights import files, finite, layouts, provenance, state_dict
 from dyhead_jax.weights.pretrained import below
 
 DESCRIPTION = """\
 Converts PyTorch weights to the workdir of a run at step 0, for evaluate, predict and train.py, and back.
 
 FILE is a .safetensors (preferred: it contains no code), .pth, .pt, .pkl or .npz; pickles are read without running
-code, and one that needs more than arrays is refused. The names in it tell its layout:
+code, and what lies beside the weights is left there. The names in it tell its layout:
   whole detectors    of mmdetection 2 and 3 (layout mmdet), of DynamicHead and detectron2 (layout official)
   backbones alone    ResNet, ResNeXt, Swin of torchvision, timm, mmdetection, detectron2, MSRA's R-50.pkl and R-101.pkl;
                      neck, DyHead and head then keep their initialisation
@@ -62,7 +62,7 @@ def convert(
 
     layout: one of `layouts.ALL`; "" detects it. Parameters that the file lacks (for a backbone file, all outside the
     backbone) are initialised as in a new model with config.seed; if there are none, nothing is initialised.
-    Raises LayoutError and NamesError.
+    Raises LayoutError, NamesError and, for weights with a NaN, NotFiniteError.
     """
     model = detectors.build(config.model)
 
@@ -73,10 +73,12 @@ def convert(
     layout = layout or layouts.detect(arrays)
     if layout in layouts.WHOLE and not backbone_only:
         match = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
+        finite.check(match.variables, "its weights")
         return Conversion(_complete(match.variables, first), match, layout, "", ())
     backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
     wanted = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
     match = state_dict.match(backbone.table, below(arrays, backbone.prefix), wanted)
+    finite.check(match.variables, "its weights")
     filled = {
         name: {**tree, "backbone": match.variables[name]} if name in wanted else tree for name, tree in shapes.items()
     }
@@ -157,10 +159,12 @@ def check_unused(folder: Path) -> None:
         raise ConvertError(f"{folder} already has {taken[0]}, which is not overwritten; choose another --workdir")
 
 
-def to_torch(folder: Path, step: int | None, layout: str, out: Path) -> str:
-    """Writes a run's weights (averaged, if it has them) under PyTorch names; returns a line that describes the file."""
+def to_torch(folder: Path, step: int | None, layout: str, out: Path, trust: Sequence[str] = ()) -> str:
+    """Writes a run's weights (averaged, if it has them) under PyTorch names; returns a line that describes the file.
+
+    trust: packages beside this one whose classes its config may name."""
     files.check_writable(out)
-    loaded = load_for_inference(folder, step)
+    loaded = load_for_inference(folder, step, trust=trust)
     table = layouts.detector(loaded.config.model, layout)
     arrays = state_dict.save(table, loaded.variables)
     files.write(out, arrays)
@@ -184,12 +188,18 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     if options.categories is not None:
         index = coco_json.load(options.categories, limit=1)
         categories = list(zip(index.class_names, index.category_ids, strict=True))
-    arrays, meta = files.read(options.file, options.key)
+    arrays, meta, unread = files.read(options.file, options.key)
     layout = options.layout
     try:
         layout = layout or layouts.detect(arrays)
         conversion = convert(config, arrays, layout, backbone_only=options.backbone_only)
-        names, ids, origin = provenance.categories(provenance.class_names(meta), config.model.num_classes, categories)
+        names, ids, origin = provenance.categories(
+            provenance.class_names(meta),
+            config.model.num_classes,
+            categories,
+            by_number=options.classes_by_number,
+            backbone=bool(conversion.part),
+        )
     except ValueError as error:
         raise ConvertError(f"{options.file}: {error}{_hint(config, layout)}") from error
     lines = report(conversion, arrays)
@@ -198,6 +208,8 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     lines.append(f"input: {own}, by the config" + ("" if wanted else "; the file does not tell what it was trained on"))
     if wanted is not None and not provenance.same(wanted, own):
         lines.append(f"warning: the weights want {wanted}: {reason}; give {wanted.options()}")
+    if unread:
+        lines.append(f"not read, and nothing of it run: {len(unread)} other kinds of objects, such as {unread[0]}")
     lines.append(f"classes: {len(names)}, {origin}")
     if options.list:
         lines += [f"  {name} -> {path}" for path, name in conversion.match.names.items()]
@@ -220,25 +232,28 @@ def _main() -> None:
     parser.add_argument("--backbone-only", action="store_true", help="take only the backbone of a whole detector")
     parser.add_argument("--key", default="", help="entry of FILE with the weights (default: state_dict or model)")
     parser.add_argument("--categories", type=Path, help="COCO instances JSON with the category ids of the classes")
+    parser.add_argument(classes.OPTION, action="store_true", help="take the names of --categories by their numbers")
     parser.add_argument("--list", action="store_true", help="also print where each name went")
     parser.add_argument(
         "--to-torch", action="store_true", help="convert back: needs --layout mmdet or official, and --out"
     )
     parser.add_argument("--out", type=Path, help="with --to-torch: .safetensors or .npz file to write")
     parser.add_argument("--step", type=int, help="with --to-torch: step of the checkpoint (default: the latest)")
+    command.add_trust(parser)
     options = command.parse(parser)
     if options.to_torch:
-        given = [name for name in ("file", "config", "key", "categories") if getattr(options, name)]
+        names = ("file", "config", "key", "categories", "classes_by_number")
+        given = [name for name in names if getattr(options, name)]
         if given or options.overrides or options.backbone_only or options.list:
-            raise command.UsageError("--to-torch takes only --workdir, --layout, --out and --step")
+            raise command.UsageError("--to-torch takes only --workdir, --layout, --out, --step and --trust")
         if options.layout not in layouts.WHOLE or options.out is None:
             raise command.UsageError(f"--to-torch needs --out=FILE and --layout={' or '.join(layouts.WHOLE)}")
-        print(to_torch(options.workdir, options.step, options.layout, options.out))
+        print(to_torch(options.workdir, options.step, options.layout, options.out, options.trust))
         return
     if options.file is None or options.config is None:
         raise command.UsageError("give FILE and --config=FILE (see --help)")
-    if options.out is not None or options.step is not None:
-        raise command.UsageError("--out and --step need --to-torch")
+    if options.out is not None or options.step is not None or options.trust:
+        raise command.UsageError("--out, --step and --trust need --to-torch")
     config = flags.override(flags.load_file(options.config), options.overrides)
     _from_torch(options, config, options.workdir)
 

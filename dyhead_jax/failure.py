@@ -6,7 +6,8 @@
 python -m dyhead_jax.failure --help
 """
 
-import json
+import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import jax
 import numpy as np
 
 from dyhead_jax import command, detectors
-from dyhead_jax.config import from_json
+from dyhead_jax.config import from_tree
 from dyhead_jax.training import optim, steps
 from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints
 from dyhead_jax.types import Batch, GroundTruth
+from dyhead_jax.weights import npz
 
 
 class FailureError(ValueError):
@@ -43,22 +45,34 @@ def save(folder: Path, state: steps.TrainState, meta: dict[str, Any], batch: Bat
 
 
 def load_batch(folder: Path) -> tuple[Batch, np.ndarray]:
-    """The whole batch (B, ...) and its image ids (B,). Raises FailureError."""
-    paths = sorted(folder.glob("batch_*-of-*.npz"), key=lambda path: int(path.stem.split("_")[1].split("-")[0]))
-    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
-        raise FailureError(f"{folder} has {len(paths)} batch files, not one from each process")
-    parts = []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as content:
-            parts.append(dict(content))
-    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    """The whole batch (B, ...) and its image ids (B,). Raises FailureError, which names the folder or file."""
+    names = {path: re.fullmatch(r"batch_(\d+)-of-(\d+)", path.stem) for path in folder.glob("batch_*-of-*.npz")}
+    of_process = {int(name[1]): path for path, name in names.items() if name}
+    counts = {int(name[2]) for name in names.values() if name}
+    if counts != {len(of_process)} or set(of_process) != set(range(len(of_process))):
+        raise FailureError(f"{folder} has {len(of_process)} batch files, not one from each process")
+    parts = [_read_part(of_process[process]) for process in range(len(of_process))]
+    try:
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    except (KeyError, ValueError) as error:
+        raise FailureError(f"{folder}: its batch files do not fit each other") from error
     truth: Any = {key: whole.get(key) for key in ("boxes", "labels", "mask", "crowd", "sizes")}
     images: Any = whole["images"]
     return Batch(images=images, ground_truth=GroundTruth(**truth)), whole["image_ids"]
 
 
-def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
-    """Runs the step again, on one device.
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of one file, each of them with the axes of a batch."""
+    part = npz.read(path)
+    axes = {"images": 4, "image_ids": 1, "boxes": 3, "labels": 2, "mask": 2, "crowd": 2}
+    for name, count in axes.items():
+        if name not in part or part[name].ndim != count or len(part[name]) != len(part["images"]):
+            raise FailureError(f"{path} has no {name} with {count} axes, one row an image")
+    return part
+
+
+def replay(folder: Path, trust: Sequence[str] = ()) -> tuple[int, dict[str, float], dict[int, dict[str, float]]]:
+    """Runs the step again, on one device. trust: packages beside this one whose classes its config may name.
 
     Returns the number of the step, its metrics, and by image id the losses of each image that has a loss that is not
     finite on its own. Raises FailureError or CheckpointError, which name the folder.
@@ -69,7 +83,7 @@ def replay(folder: Path) -> tuple[int, dict[str, float], dict[int, dict[str, flo
         if done is None:
             raise CheckpointError(f"{folder / 'checkpoints'} has no complete checkpoint")
         where = f"{folder / 'checkpoints' / str(done)}: meta"
-        config = from_json(json.dumps(checkpoints.meta(done)["config"]), where)
+        config = from_tree(checkpoints.meta(done).get("config"), where, trust=trust)
         model = detectors.build(config.model)
         parameters = steps.survey(model, config.data.canvases[0])
         rates = optim.scaled(config.optim, config.data.batch_size)
@@ -125,12 +139,13 @@ def _main() -> None:
         "  JAX_DEBUG_NANS=1 python -m dyhead_jax.failure --debug runs/a/failures/step_1200    the operation at fault",
     )
     parser.add_argument("folder", type=Path, help="the dump: <workdir>/failures/step_<n>")
+    command.add_trust(parser)
     options = command.parse(parser)
     command.no_overrides(options)
     folder = options.folder
     if not folder.is_dir():
         raise FailureError(f"{folder}: no such folder")
-    step, metrics, bad = replay(folder)
+    step, metrics, bad = replay(folder, options.trust)
     print(f"step {step}: " + "  ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
     for image_id, losses in bad.items():
         print(f"image {image_id} alone: " + "  ".join(f"{name} {value:.6g}" for name, value in losses.items()))

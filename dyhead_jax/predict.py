@@ -78,11 +78,25 @@ def _predict_pictures(part: Any, out: Path, find: Find, results: Results, ids: A
             read.append((path, name, image_id, pictures.read(path)))
         except (DataError, OSError) as error:
             errors.append(command.one_line(error))
-    every = find([image for *_, image in read])
-    for (path, name, image_id, _), found in zip(read, every, strict=True):
-        found.save(out / name)
-        results.add(path, image_id, found, name)
-    return len(read)
+    found = _find_or_name(find, read, errors)
+    for (path, name, image_id, _), one in found:
+        one.save(out / name)
+        results.add(path, image_id, one, name)
+    return len(found)
+
+
+def _find_or_name(find: Find, read: list[Any], errors: list[str]) -> list[tuple[Any, Any]]:
+    """Each of `read`, whose last item is a picture, with what is found in it; those for which the network gives NaN are
+    named in `errors` instead."""
+    from dyhead_jax.weights.finite import NotFiniteError  # imports JAX, which is loaded by now
+
+    try:
+        return list(zip(read, find([image for *_, image in read]), strict=True))
+    except NotFiniteError as error:
+        if len(read) == 1:
+            errors.append(f"{read[0][0]}: {error}")
+            return []
+        return [pair for one in read for pair in _find_or_name(find, [one], errors)]
 
 
 def _predict_video(
@@ -93,12 +107,19 @@ def _predict_video(
     except PredictError as error:
         errors.append(command.one_line(error))
         return 0
+    from dyhead_jax.weights.finite import NotFiniteError
+
     number = 0
     show = sys.stderr.isatty()
     with video, write_video(out / name, video.rate) as writer:
         frames = tqdm(video, total=video.count or None, unit="frame", desc=path.name, leave=False, disable=not show)
         for part in _chunks(frames, size):
-            for found in find(part):
+            try:
+                every = find(part)
+            except NotFiniteError as error:
+                errors.append(f"{path}: {error}; its frames from {number} on are left out")
+                break
+            for found in every:
                 writer.add(np.asarray(found.draw()))
                 results.add(path, next(ids), found, name, number)
                 number += 1

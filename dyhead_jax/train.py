@@ -38,29 +38,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on a CPU, XLA warns about 
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dyhead_jax import command, detectors, failure
-from dyhead_jax.config import Config, ConfigError, ModelConfig, flags, to_json
-from dyhead_jax.data import box_counts, pictures, pipeline
+from dyhead_jax.config import Config, ConfigError, flags, to_json
+from dyhead_jax.data import box_counts, classes, pictures, pipeline
 from dyhead_jax.data.source import Split, make_source
-from dyhead_jax.evaluation import average_precision, exported_folder, visualize
+from dyhead_jax.evaluation import average_precision, visualize
+from dyhead_jax.evaluation.initial_model import first_variables
 from dyhead_jax.evaluation.split import evaluate_split
-from dyhead_jax.evaluation.trained_model import load_for_inference
-from dyhead_jax.training import distributed, initial, lock, optim, overview, parallel, steps, stored, trackers, workdir
+from dyhead_jax.training import distributed, lock, optim, overview, parallel, steps, stored, trackers, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
 from dyhead_jax.training.metrics import Metrics, curves, read_metrics
-from dyhead_jax.training.parameters import Parameters
 from dyhead_jax.training.profile import Profile
 from dyhead_jax.training.progress import Progress
-from dyhead_jax.weights import pretrained, provenance
 
 
 class TrainError(ValueError):
@@ -70,8 +67,12 @@ class TrainError(ValueError):
 STOPPED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
-def train(config: Config, folder: Path) -> int:
-    """The whole run, starting from the last checkpoint in the folder if there is one. Returns the exit code."""
+def train(config: Config, folder: Path, trust: Sequence[str] = (), by_number: bool = False) -> int:
+    """The whole run, starting from the last checkpoint in the folder if there is one. Returns the exit code.
+
+    trust: packages whose classes the model of config.model.init may name, beside those that the config names.
+    by_number: see `classes.order`.
+    """
     earlier = workdir.check(folder, config)
     first = distributed.is_first()
     distributed.check_same("the config", hashlib.sha256(to_json(config).encode()).digest())
@@ -82,18 +83,19 @@ def train(config: Config, folder: Path) -> int:
         )
         return 0
     with lock.held(folder) if first else nullcontext():
-        return go_on(config, folder, earlier)
+        return go_on(config, folder, earlier, trust, by_number)
 
 
-def go_on(config: Config, folder: Path, earlier: int | None) -> int:
-    """The steps that are not done. earlier: the number that the run was to have so far. Returns the exit code."""
+def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str], by_number: bool) -> int:
+    """The steps that are not done. earlier: the number that the run was to have so far; the others as in `train`.
+    Returns the exit code."""
     run, total, first = config.run, config.run.steps, distributed.is_first()
     stop = distributed.StopRequest()
     use_compilation_cache(config, folder)
     jax.config.update("jax_debug_nans", run.debug_nans)
     devices = parallel.make(run.parallel, config.data.batch_size, config.optim.accumulate, run.shard_state)
     with distributed.first_before_others():
-        train_split, val_split = open_data(config, folder)
+        train_split, val_split = open_data(config, folder, by_number)
         if first:
             workdir.claim(folder, config)
         elif not (folder / "config.json").exists():
@@ -122,6 +124,11 @@ def go_on(config: Config, folder: Path, earlier: int | None) -> int:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", max_to_keep=run.max_to_keep))
         latest = distributed.broadcast(-1 if not first or (found := checkpoints.newest_intact()) is None else found)
         start = max(latest, 0)
+        if latest >= 0:  # step 0 is written by `dyhead_jax.convert`
+            known, where = checkpoints.meta(latest).get("class_names", ()), f"the model in {folder}"
+            train_split, lines = classes.matched(train_split, known, where, by_number)
+            val_split, _ = classes.matched(val_split, known, where, by_number)
+            print(*lines, sep="\n", end="\n" * bool(lines))
         batches = pipeline.train_batches(
             train_split,
             config.data,
@@ -132,13 +139,15 @@ def go_on(config: Config, folder: Path, earlier: int | None) -> int:
         )
         stack.enter_context(closing(batches))
         initial_state = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
-        if latest >= 0:  # step 0 is written by `dyhead_jax.convert`
+        if latest >= 0:
             state, _ = checkpoints.restore(start, jax.eval_shape(initial_state, parameters.shapes), batches)
             print(f"going on from step {start}")
             if earlier is not None and total > earlier:
                 print(f"note: {optim.describe_longer(rates, earlier, total, start)}")
         else:
-            state = steps.jit_once(initial_state)(first_variables(config, single, parameters, train_split.class_names))
+            state = steps.jit_once(initial_state)(
+                first_variables(config, single, parameters, train_split.class_names, trust)
+            )
         overview.describe(parameters, devices, config)
         state = devices.replicate(state)
         metrics = None  # only on process 0
@@ -241,7 +250,7 @@ def go_on(config: Config, folder: Path, earlier: int | None) -> int:
     return 0
 
 
-def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
+def open_data(config: Config, folder: Path, by_number: bool = False) -> tuple[Split, Split]:
     """The training and the held-out split; prints a line for everything that is left out of them."""
     source = make_source(config.data, folder)
     train_split, val_split = source.split("train"), source.split("val")
@@ -251,41 +260,13 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
             f"config.model.num_classes is {config.model.num_classes}, but the data has {len(names)} classes:"
             f" {', '.join(names)}"
         )
-    if tuple(val_split.category_ids) != tuple(train_split.category_ids):
-        raise ConfigError("the training and the validation annotations have different categories")
+    val_split, matched = classes.matched(val_split, names, "the training part", by_number)
     _, notes = pipeline.train_images(train_split, config.data)
     print(f"{len(train_split)} images to train on, {len(val_split)} held out, {len(names)} classes")
-    for name, lines in (("train", [*train_split.notes, *notes]), ("val", val_split.notes)):
+    for name, lines in (("train", [*train_split.notes, *notes]), ("val", [*val_split.notes, *matched])):
         for line in lines:
             print(f"  {name}: {line}")
     return train_split, val_split
-
-
-def first_variables(config: Config, model: Any, parameters: Parameters, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Random weights from the seed, with the backbone of config.model.pretrained and what config.model.init has."""
-    random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
-    begin = initial.Start({}, {}, [])
-    if config.model.init:
-        pixels = provenance.configured(config.model)
-        begin = initial.start(other_model(config.model), parameters, class_names, pixels, config.model.init)
-        print(*begin.notes, sep="\n  ")
-    given = begin.given
-    if config.model.pretrained:
-        backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
-        loaded = pretrained.backbone(config.model.pretrained, backbone)
-        flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
-        given = unflatten_dict(flat | flatten_dict(given))  # config.model.init goes before
-    return begin.fill(steps.jit_once(random)(given=given))
-
-
-def other_model(model: ModelConfig) -> initial.OtherModel:
-    """The model that config.model.init names."""
-    path = command.path(model.init)
-    exported = path.name == exported_folder.WEIGHTS and path.with_name(exported_folder.CONFIG).is_file()
-    if not path.is_dir() and not exported:
-        return initial.read(path, model)
-    loaded = load_for_inference(path)
-    return initial.other_model(loaded.variables, loaded.class_names, loaded.config.model)
 
 
 def with_position(batches: Iterator[pipeline.Loaded]) -> Iterator[tuple[Any, Any]]:
@@ -338,11 +319,13 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
 def main() -> int:
     parser = flags.parser("python -m dyhead_jax.train", __doc__ or "")
     distributed.add_options(parser)
+    command.add_trust(parser)
+    parser.add_argument(classes.OPTION, action="store_true", help=classes.HELP)
     parsed = flags.parse(parser)
     if parsed is not None:
         config, options = parsed
         with distributed.initialized(distributed.hosts(options)):
-            return train(config, options.workdir)
+            return train(config, options.workdir, options.trust, options.classes_by_number)
     return 0
 
 

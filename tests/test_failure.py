@@ -73,3 +73,30 @@ def test_linear_scaling() -> None:
     config = OptimConfig(learning_rate=0.01, base_batch_size=16)
     assert optim.scaled(config, 64).learning_rate == pytest.approx(0.04)
     assert optim.scaled(OptimConfig(learning_rate=0.01), 64).learning_rate == 0.01
+
+
+def _dump(folder: Path, **changes: np.ndarray | None) -> None:
+    arrays: dict[str, np.ndarray | None] = {"images": np.zeros((2, 8, 8, 3), np.uint8), "image_ids": np.arange(2)}
+    arrays |= {"boxes": np.zeros((2, 3, 4)), "labels": np.zeros((2, 3), int), "mask": np.zeros((2, 3), bool)}
+    arrays |= {"crowd": np.zeros((2, 3), bool)} | changes
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    np.savez_compressed(folder / "batch_0-of-1.npz", **kept)  # type: ignore[arg-type]
+
+
+def test_a_damaged_dump_is_named(tmp_path: Path) -> None:
+    _dump(tmp_path)
+    batch, ids = failure.load_batch(tmp_path)
+    assert (batch.images.shape, ids.tolist()) == ((2, 8, 8, 3), [0, 1])
+    whole = (tmp_path / "batch_0-of-1.npz").read_bytes()
+    for broken in (whole[:-40], whole[:60] + b"x" + whole[61:], b""):
+        (tmp_path / "batch_0-of-1.npz").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"batch_0-of-1\.npz is broken"):
+            failure.load_batch(tmp_path)
+    for change in ({"labels": None}, {"boxes": np.zeros((2, 3))}, {"mask": np.zeros((1, 3), bool)}):
+        _dump(tmp_path, **change)
+        with pytest.raises(failure.FailureError, match=rf"batch_0-of-1\.npz has no {next(iter(change))} with"):
+            failure.load_batch(tmp_path)
+    _dump(tmp_path)
+    (tmp_path / "batch_0-of-1.npz").rename(tmp_path / "batch_x-of-y.npz")
+    with pytest.raises(failure.FailureError, match="0 batch files"):
+        failure.load_batch(tmp_path)

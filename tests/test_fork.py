@@ -113,7 +113,7 @@ def test_an_option_of_its_own_is_set_swept_and_read_back(fork):
         changed = overridden(fork, SPATIAL, f"--config.model.dyhead.spatial.num_points={points}")
         assert changed.model.dyhead.spatial.num_points == points
         assert build(changed.model).dyhead.spatial.keywords == {"num_points": points}
-        assert configs.from_json(configs.to_json(changed)) == changed
+        assert configs.from_json(configs.to_json(changed), trust=["mine"]) == changed
     assert json.loads(configs.to_json(changed))["model"]["dyhead"]["spatial"] == {
         "module": "mine:MySpatial",
         "num_points": 8,
@@ -200,9 +200,9 @@ def test_it_is_trained_evaluated_and_benchmarked(fork, capsys, monkeypatch, tmp_
     assert done.returncode == 0, done.stderr
     assert "optim.offset_rate 0.1 is for 27 parameters" in done.stdout  # Dense(3) of eight channels
     assert "note: config.model.dyhead.norm_groups=4 has no effect: no attention has such a field" in done.stdout
-    loaded = load_for_inference(folder)
+    loaded = load_for_inference(folder, trust=["mine"])
     assert loaded.variables["params"]["dyhead"]["block_0"]["spatial"]["sampling"]["kernel"].shape == (8, 3)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--workdir", str(folder)])
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--workdir", str(folder), "--trust", "mine"])
     evaluate._main()
     assert capsys.readouterr().out.splitlines()[-1] == done.stdout.splitlines()[-1]  # the AP of the run's own end
     arguments = "block --size 32x40 --levels 2 --channels 16 --forward --repeats 1 --attention"

@@ -95,10 +95,10 @@ def test_wrong_arguments_are_named(argument, message, config_file):
     ("text", "message"),
     [
         ("c.optim.learnin_rate = 1", "line 4: OptimConfig has no field 'learnin_rate'; did you mean 'learning_rate'?"),
-        ("c.run.steps = 0", "config.run.steps is 0; it must be above 0"),
-        ("c.run.steps = 'x'", "a value has the wrong type"),
+        ("c.run.steps = 0", "config.run.steps is 0; it must be at least 1"),
+        ("c.run.steps = 'x'", "config.run.steps is 'x'; it must be a whole number"),
         ("c.optim.name = 'adam'", "config.optim.name is 'adam'; it may be 'sgd', 'adamw'"),
-        ("c.seed = -1", "config.seed is -1; it must be at least 0"),
+        ("c.seed = -1", "config.seed is -1; it must be from 0 to 4294967295"),
         ("c.data.workers = -1", "config.data.workers is -1; it must be at least 0"),
         ("c.data.flip = 1.5", "config.data.flip is 1.5; it must be from 0 to 1"),
         ("c.data.short_side = ()", "config.data.short_side is ()"),

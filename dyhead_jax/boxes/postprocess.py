@@ -3,7 +3,7 @@
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the padded input; sizes are (height, width) of the image inside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -95,3 +95,16 @@ def detections(
 
     boxes, scores, labels = jax.vmap(suppress_image)(candidates, sizes)
     return Detections(boxes=boxes, scores=scores, labels=labels)
+
+
+def mark_broken(found: Detections, predictions: Iterable[jax.Array]) -> Detections:
+    """`found`, but with NaN for the scores and 0 for the labels of an image that has a NaN among its predictions.
+
+    Without it such an image looks like one without objects. predictions: (b, ...) each, what the network predicts.
+    """
+    broken = jnp.zeros(found.scores.shape[0], bool)
+    for x in predictions:
+        broken = broken | jnp.any(jnp.isnan(x), axis=tuple(range(1, x.ndim)))
+    broken = broken[:, None]
+    labels = jnp.where(broken, 0, found.labels)
+    return Detections(boxes=found.boxes, scores=jnp.where(broken, jnp.nan, found.scores), labels=labels)

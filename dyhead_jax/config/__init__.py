@@ -21,7 +21,7 @@ from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunConfig
 from dyhead_jax.config.nodes import make_node
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
-from dyhead_jax.config.serialization import from_json, load_file, to_json
+from dyhead_jax.config.serialization import from_json, from_tree, load_file, packages, parse, to_json
 from dyhead_jax.config.validation import unused, validate
 
 __all__ = [
@@ -48,8 +48,11 @@ __all__ = [
     "ShapesConfig",
     "SwinConfig",
     "from_json",
+    "from_tree",
     "load_file",
     "make_node",
+    "packages",
+    "parse",
     "to_json",
     "unused",
     "validate",

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dyhead_jax.config import import_path, nodes
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.experiment import Config
+from dyhead_jax.config.trust import OWN
+from dyhead_jax.config.trust import check as check_paths
+from dyhead_jax.config.trust import packages as packages_of
+from dyhead_jax.config.value_types import wrong_type
 
 # Old values of fields that were renamed, so that older config.json files can still be read.
 RENAMED = {
@@ -29,28 +34,51 @@ def to_json(config: Config) -> str:
     return json.dumps(_encode(config, "config"), indent=2)
 
 
-def from_json(text: str, where: str = "config.json") -> Config:
-    """Restores a config from `to_json`. Raises ConfigError for other JSON, unknown fields and unknown classes."""
+def from_json(text: str | bytes, where: str = "config.json", *, trust: Sequence[str] = ()) -> Config:
+    """Restores a config from `to_json`. trust: packages outside of this one whose classes it may name (see `trust`).
+
+    Raises ConfigError, which begins with `where`, for other JSON, unknown fields, values of another type, unknown
+    classes, and classes of other packages.
+    """
+    return from_tree(parse(text, where), where, trust=trust)
+
+
+def from_tree(tree: Any, where: str, *, trust: Sequence[str] = ()) -> Config:
+    """`from_json` from what JSON was parsed to."""
     try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from error
-    config = _decode(tree, where)
+        check_paths(tree, trust, where)
+        config = _decode(tree, where)
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{where} does not hold a config")
     return config
 
 
-def load_file(path: str | Path) -> Config:
-    """Reads the `config.json` of a workdir. Raises ConfigError if it is missing or broken."""
+def parse(text: str | bytes, where: str) -> Any:
+    """What JSON holds. Raises ConfigError, which begins with `where`, for anything else, for nesting that is too deep
+    and for numbers that are too long."""
+    try:
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is not JSON: it is not UTF-8") from error
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply") from error
+
+
+def load_file(path: str | Path, *, trust: Sequence[str] = ()) -> Config:
+    """Reads the `config.json` of a workdir. trust: as in `from_json`. Raises ConfigError if it is missing or broken."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; is its folder the workdir of a run?")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    return from_json(text, str(path))
+    return from_json(path.read_bytes(), str(path), trust=trust)
+
+
+def packages(config: Config) -> tuple[str, ...]:
+    """The packages outside of this one whose classes a config names."""
+    return packages_of(json.loads(to_json(config)))
 
 
 def _encode(value: Any, name: str) -> Any:
@@ -71,17 +99,33 @@ def _decode(tree: Any, where: str) -> Any:
         return tree
     if "class" not in tree:  # the options of a node, which its parent makes
         return {k: _decode(v, where) for k, v in tree.items()}
-    cls = import_path.load(str(tree["class"]))
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+    try:
+        cls = import_path.load(str(tree["class"])[:200])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    own = getattr(cls, "__module__", "").startswith(f"{__package__}.")
+    named_own = str(tree["class"]).startswith(f"{OWN}.")  # where modules are dataclasses too
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or named_own != own:
         raise ConfigError(f"{where}: {tree['class']!r} is not a config class")
     names = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(tree) - names - {"class"})
     if unknown:
         raise ConfigError(f"{where}: {cls.__name__} has no field {', '.join(unknown)}")
+    values = {k: _renamed(k, _decode(v, where)) for k, v in tree.items() if k != "class"}
     try:
-        return cls(**{k: _renamed(k, _decode(v, where)) for k, v in tree.items() if k != "class"})
-    except ConfigError as error:
+        made = cls(**values)
+    except (ConfigError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error
+    for name, part in ((f"{cls.__name__}.", made), *((f"{cls.__name__}.{k}.", v) for k, v in _options(made))):
+        if wrong := wrong_type(part):
+            raise ConfigError(f"{where}: {name}{wrong}")
+    return made
+
+
+def _options(part: Any) -> list[tuple[str, Any]]:
+    """The nodes among the fields of a config object that `nodes.make_node` made."""
+    fields = [(f.name, getattr(part, f.name)) for f in dataclasses.fields(part)]
+    return [(name, value) for name, value in fields if isinstance(value, nodes.Options)]
 
 
 def _renamed(field: str, value: Any) -> Any:

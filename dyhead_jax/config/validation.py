@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from dyhead_jax.choices import Choice
-from dyhead_jax.config import import_path, nodes, training_choices
+from dyhead_jax.config import import_path, nodes, ranges, training_choices
 from dyhead_jax.config.data import DataConfig
 from dyhead_jax.config.errors import ConfigError
 from dyhead_jax.config.evaluation import EvaluationConfig
 from dyhead_jax.config.experiment import Config, ModelConfig
 from dyhead_jax.config.pyramid import DyHeadConfig
 from dyhead_jax.config.serialization import to_json
+from dyhead_jax.config.value_types import wrong_type
 
 CHOICES = {
     "model.dtype": training_choices.Dtype,
@@ -20,20 +21,7 @@ CHOICES = {
     "run.parallel": training_choices.ParallelKind,
     "evaluation.merge": training_choices.Merge,
 }
-ABOVE_ZERO = (
-    "model.num_classes", "model.pad_divisor", "data.batch_size", "data.eval_batch_size", "data.max_boxes",
-    "data.long_side", "optim.learning_rate", "optim.accumulate", "run.steps", "run.log_every", "run.checkpoint_every",
-    "run.max_to_keep", "run.shard_state", "evaluation.max_detections",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "seed", "data.min_box_side", "data.color_jitter", "data.blur", "data.noise", "data.workers",
-    "optim.base_batch_size", "optim.backbone_rate", "optim.offset_rate", "optim.bias_rate", "optim.weight_decay",
-    "optim.warmup_steps", "optim.warmup_start", "optim.clip_norm", "run.eval_every", "run.figure_images",
-)  # fmt: skip
-FRACTIONS = (
-    "data.flip", "data.random_crop", "data.mosaic", "data.copy_boxes", "data.mixup", "data.repeat_factor",
-    "optim.momentum",
-)  # from 0 to 1  # fmt: skip
+IMPLEMENTATIONS = "dyhead_jax.ops.deform_conv:IMPLEMENTATIONS"
 
 
 def validate(config: Config) -> None:
@@ -42,45 +30,37 @@ def validate(config: Config) -> None:
     Checks numbers and choices, that each node fits the class it names, and that the config can be written to
     config.json and read back.
     """
+    for name, part in all_parts(config):
+        _check_fields(name, part)
     for name, allowed in CHOICES.items():
         _check_choice(f"config.{name}", _value(config, name), allowed)
-    for name in ABOVE_ZERO:
-        if not _value(config, name) > 0:
-            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be above 0")
-    for name in NOT_NEGATIVE:
-        if not _value(config, name) >= 0:
-            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be at least 0")
-    for name in FRACTIONS:
-        if not 0 <= _value(config, name) <= 1:
-            raise ConfigError(f"config.{name} is {_value(config, name)!r}; it must be from 0 to 1")
     _check_data(config.data)
     _check_scales(config.evaluation)
-    optim, run = config.optim, config.run
-    if not 0 <= optim.ema < 1:
-        raise ConfigError(f"config.optim.ema is {optim.ema!r}; it must be at least 0 and below 1")
-    window = run.profile_steps
-    if window and (len(window) != 2 or not 0 < window[0] <= window[1]):
+    window = config.run.profile_steps
+    if window and window[0] > window[1]:
         raise ConfigError(f"config.run.profile_steps is {window!r}; it must be () or 0 < first <= last")
-    if config.data.batch_size % optim.accumulate:
+    if config.data.batch_size % config.optim.accumulate:
         raise ConfigError(
             f"config.data.batch_size {config.data.batch_size} is not a multiple of config.optim.accumulate"
-            f" {optim.accumulate}"
+            f" {config.optim.accumulate}"
         )
     for name, node in all_nodes(config):
         _check_node(name, node)
     _check_levels(config.model)
-    if isinstance(config.model.dyhead, DyHeadConfig) and not config.model.dyhead.norm_scale > 0:
-        raise ConfigError(f"config.model.dyhead.norm_scale is {config.model.dyhead.norm_scale!r}; it must be above 0")
     to_json(config)
+
+
+def all_parts(value: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
+    """All dataclasses of a config, with their names."""
+    if dataclasses.is_dataclass(value):
+        yield name, value
+        for field in dataclasses.fields(value):
+            yield from all_parts(getattr(value, field.name), f"{name}.{field.name}")
 
 
 def all_nodes(value: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
     """All nodes of a config, with their names."""
-    if nodes.is_node(value):
-        yield name, value
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from all_nodes(getattr(value, field.name), f"{name}.{field.name}")
+    return ((name, part) for name, part in all_parts(value, name) if nodes.is_node(part))
 
 
 def _value(config: Config, name: str) -> Any:
@@ -88,6 +68,21 @@ def _value(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
+
+
+def _check_fields(name: str, part: Any) -> None:
+    """Checks the type of every field, and the range of those that have one."""
+    if wrong := wrong_type(part):
+        raise ConfigError(f"{name}.{wrong}")
+    for field, rule in ranges.rules_of(part).items():
+        value = getattr(part, field)
+        if not rule.allows(value):
+            raise ConfigError(f"{name}.{field} is {value!r}; it must be {rule}")
+    implementation = getattr(part, "implementation", None)
+    if ranges.rules_of(part) and implementation is not None:
+        allowed = ("auto", *import_path.load(IMPLEMENTATIONS))
+        if implementation not in allowed:
+            raise ConfigError(f"{name}.implementation is {implementation!r}; it may be {', '.join(allowed)}")
 
 
 def _check_node(name: str, node: Any) -> None:
@@ -120,6 +115,8 @@ def _check_levels(model: ModelConfig) -> None:
             f"config.model.head.level_limits has {len(limits)} values; config.model.neck.levels {levels} needs"
             f" {levels - 1}"
         )
+    if list(limits) != sorted(limits):
+        raise ConfigError(f"config.model.head.level_limits is {limits!r}; they must rise")
 
 
 def unused(dyhead: Any) -> list[str]:
@@ -140,28 +137,16 @@ def unused(dyhead: Any) -> list[str]:
 
 
 def _check_data(data: DataConfig) -> None:
-    if not data.canvases:
-        raise ConfigError("config.data.canvases is empty; give at least one (height, width)")
-    for canvas in data.canvases:
-        if len(canvas) != 2 or min(canvas) <= 0:
-            raise ConfigError(f"config.data.canvases has {canvas!r}; a canvas is (height, width)")
-    if not data.short_side or min(data.short_side) <= 0:
-        raise ConfigError(f"config.data.short_side is {data.short_side!r}; give one or more sides above 0")
     low, high = data.scale_jitter
-    if not 0 < low <= high:
+    if low > high:
         raise ConfigError(f"config.data.scale_jitter is {data.scale_jitter!r}; it must be 0 < low <= high")
 
 
 def _check_scales(evaluation: EvaluationConfig) -> None:
     scales = max(1, len(evaluation.short_sides))
-    for side in (*evaluation.short_sides, *evaluation.long_sides):
-        if not side > 0:
-            raise ConfigError(f"config.evaluation has a side of {side!r} pixels; it must be above 0")
     for name, values in (("long_sides", evaluation.long_sides), ("size_ranges", evaluation.size_ranges)):
         if values and len(values) != scales:
             raise ConfigError(f"config.evaluation.{name} has {len(values)} values for {scales} scales")
-    for limits in evaluation.size_ranges:
-        if len(limits) != 2 or not 0 <= limits[0] < limits[1]:
-            raise ConfigError(f"config.evaluation.size_ranges has {limits!r}; a range is (low, high)")
-    if not 0 < evaluation.merge_threshold <= 1:
-        raise ConfigError(f"config.evaluation.merge_threshold is {evaluation.merge_threshold!r}; an IoU is from 0 to 1")
+    for low, high in evaluation.size_ranges:
+        if low >= high:
+            raise ConfigError(f"config.evaluation.size_ranges has {(low, high)!r}; a range is low < high")

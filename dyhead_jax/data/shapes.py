@@ -44,6 +44,11 @@ class Shapes(CocoSource):
         name = f"shapes{_VERSION}-{size}px-{train_images}-{val_images}-seed{seed}"
         self._folder = (command.path(root) if root else workdir / "data") / name
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the data set is there already, so that to open it writes nothing."""
+        return self._folder.is_dir()
+
     def _open(self, name: str) -> CocoSplit:
         """Draws the whole data set when it is not there yet."""
         if not self._folder.is_dir():

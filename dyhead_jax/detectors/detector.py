@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from dyhead_jax.boxes.postprocess import mark_broken
 from dyhead_jax.choices import Choice
 from dyhead_jax.dyhead.branches import Level
 from dyhead_jax.dyhead.valid_area import over, valid_cells
 from dyhead_jax.types import Detections, GroundTruth
 
 Maps = dict[str, list[Any]]  # pyramids and raw predictions by name, each a list of (b, h_l, w_l, c), fine to coarse
+PYRAMIDS = ("backbone", "neck", "dyhead")  # those that are no predictions
 
 
 class Detector(nn.Module):
@@ -85,10 +87,13 @@ class Detector(nn.Module):
     def detect(self, images: jax.Array, image_sizes: jax.Array | None) -> Detections:
         """images: (b, h, w, 3) as in `losses`; image_sizes: (b, 2) (height, width) inside the canvas, None: all of it.
 
-        Boxes in pixels of the padded input, clipped to the image; scores 0 and labels -1 where empty.
+        Boxes in pixels of the padded input, clipped to the image; scores 0 and labels -1 where empty; NaN for all
+        scores of an image for which the network predicts one.
         """
         sizes = image_sizes_or_canvas(images, image_sizes)
-        return self.detect_from_maps(self.features(images, sizes), sizes)
+        maps = self.features(images, sizes)
+        raw = [level for name in maps if name not in PYRAMIDS for level in maps[name]]
+        return mark_broken(self.detect_from_maps(maps, sizes), raw)
 
     def predict(self, pyramid: list[Level]) -> Maps:
         """The raw predictions, float32 or wider, of each level, by name. pyramid: what DyHead returns."""

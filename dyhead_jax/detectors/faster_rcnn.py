@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from dyhead_jax.boxes import anchors, assign, geometry
 from dyhead_jax.boxes.nms import nms
+from dyhead_jax.boxes.postprocess import mark_broken
 from dyhead_jax.boxes.roi_align import roi_align, roi_levels
 from dyhead_jax.boxes.subsample import Sample, sample
 from dyhead_jax.detectors import losses
@@ -273,7 +274,7 @@ class FasterRCNN(Detector):
             return box, jnp.where(real, score[index], 0.0), jnp.where(real, label[index], -1)
 
         boxes, scores, labels = jax.vmap(detect_image)(boxes, scores)
-        return Detections(boxes=boxes, scores=scores, labels=labels)
+        return mark_broken(Detections(boxes=boxes, scores=scores, labels=labels), (logits, deltas))
 
 
 def _sampled(chosen: Sample, priors: jax.Array, match: jax.Array, ground_truth: GroundTruth) -> Sampled:

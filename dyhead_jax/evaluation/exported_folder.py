@@ -8,18 +8,17 @@ only, unless the caller names another.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from dyhead_jax import command
-from dyhead_jax.config import Config, ConfigError, from_json, import_path, nodes, to_json
-from dyhead_jax.weights import files
+from dyhead_jax.config import Config, from_tree, parse, to_json
+from dyhead_jax.weights import files, finite
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -78,10 +77,7 @@ def read(folder: Path, trust: Sequence[str] = ()) -> ExportedFolder:
     path = folder / CONFIG
     if not path.is_file():
         raise ExportedFolderError(f"{path}: no such file; {WEIGHTS} beside it says nothing of the model")
-    try:
-        tree = json.loads(path.read_text())
-    except ValueError as error:
-        raise ExportedFolderError(f"{path} is not JSON: {' '.join(str(error).split())}") from error
+    tree = parse(path.read_bytes(), str(path))
     if not isinstance(tree, dict) or tree.get("model_type") != "dyhead_jax":
         raise ExportedFolderError(f"{path} is not of a model of dyhead_jax (model_type)")
     if tree.get("dyhead_jax_format") != FORMAT:
@@ -89,8 +85,7 @@ def read(folder: Path, trust: Sequence[str] = ()) -> ExportedFolder:
     for key, kind in (("id2label", dict), ("category_ids", list), ("step", int), ("dyhead_jax", dict)):
         if not isinstance(tree.get(key), kind):
             raise ExportedFolderError(f"{path}: {key} is {str(tree.get(key))[:40]!r}")
-    _check_paths(tree["dyhead_jax"], trust, path)
-    config = from_json(json.dumps(tree["dyhead_jax"]), str(path))
+    config = from_tree(tree["dyhead_jax"], str(path), trust=trust)
     labels = [str(label) for label in range(len(tree["id2label"]))]
     if set(labels) != set(tree["id2label"]) or not len(labels) == len(tree["category_ids"]) == config.model.num_classes:
         raise ExportedFolderError(
@@ -102,14 +97,15 @@ def read(folder: Path, trust: Sequence[str] = ()) -> ExportedFolder:
         class_names=tuple(str(tree["id2label"][label]) for label in labels),
         category_ids=tuple(int(i) for i in tree["category_ids"]),
         step=tree["step"],
-        arrays=files.read(folder / WEIGHTS)[0],
+        arrays=files.read(folder / WEIGHTS).arrays,
     )
 
 
 def fill(like: Any, arrays: Mapping[str, np.ndarray], folder: Path) -> Any:
     """The tree `like` (arrays or shapes) with the arrays of the file.
 
-    Raises ExportedFolderError, which names them, for arrays that are missing, unknown, or of another shape or dtype.
+    Raises ExportedFolderError, which names them, for arrays that are missing, unknown, or of another shape or dtype,
+    and NotFiniteError.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -124,55 +120,5 @@ def fill(like: Any, arrays: Mapping[str, np.ndarray], folder: Path) -> Any:
             raise ExportedFolderError(
                 f"{where}: {name} is {array.shape} {array.dtype}, but the model needs {leaf.shape} {leaf.dtype}"
             )
-        if not np.isfinite(array).all():
-            raise ExportedFolderError(f"{where}: {name} has a NaN or infinite value")
+    finite.check({name: arrays[name] for name in wanted}, str(where))
     return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
-
-
-def _check_paths(tree: Any, trust: Sequence[str], where: Path) -> None:
-    """Raises ExportedFolderError where a config names anything but this package's modules and config classes, before
-    any of it is called, or anything outside the packages of `trust`.
-
-    A config file of one's own may name any function, as experiments need; one that came with weights may be hostile.
-    """
-    for path in _import_paths(tree):
-        package = path.partition(".")[0].partition(":")[0]
-        if path == nodes.OFF or package in trust:
-            continue
-        if package != "dyhead_jax":
-            raise ExportedFolderError(
-                f"{where} names {path!r}, of the package {package!r}; if it is yours, trust it by name"
-            )
-        try:
-            target = import_path.load(path)
-        except ConfigError as error:
-            raise ExportedFolderError(f"{where}: {error}") from error
-        if not isinstance(target, type) or not _is_part(target):
-            raise ExportedFolderError(f"{where} names {path!r}, which is no part of a detector")
-
-
-def _is_part(target: type) -> bool:
-    if target.__module__.startswith("dyhead_jax.data."):  # a source, which loading a model does not make
-        return True
-    own = target.__module__.startswith("dyhead_jax.")
-    return own and (issubclass(target, nn.Module) or target.__module__.startswith("dyhead_jax.config."))
-
-
-def _import_paths(tree: Any) -> Iterator[str]:
-    """Every string that names a class: under the keys "class" and "module", and any other of the form a.b:C."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if key in ("class", "module") and isinstance(value, str):
-                yield value
-            else:
-                yield from _import_paths(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _import_paths(value)
-    elif isinstance(tree, str) and _looks_like_a_path(tree):
-        yield tree
-
-
-def _looks_like_a_path(text: str) -> bool:
-    module, colon, name = text.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))

@@ -13,6 +13,7 @@ from dyhead_jax.data.source import NO_IMAGE, Split
 from dyhead_jax.evaluation import multiscale
 from dyhead_jax.evaluation.average_precision import EvaluationError, Result, coco_metrics
 from dyhead_jax.types import Detections
+from dyhead_jax.weights.finite import NotFiniteError
 
 Detect = Callable[[Any, Any], Detections]
 
@@ -65,6 +66,17 @@ def to_results(
     return results
 
 
+def check_finite(broken: np.ndarray, ids: Sequence[Any] | np.ndarray, name: str) -> None:
+    """Raises NotFiniteError where `broken` (n,) bool has an image; it names the first. name: how, with {} for one of
+    `ids`."""
+    if broken.any():
+        first = name.format(ids[int(np.argmax(broken))])
+        raise NotFiniteError(
+            f"the network's result is not a number (NaN) for {broken.sum()} of {len(broken)} images,"
+            f" the first of them {first}; its weights, or the precision that it computes in, do not fit them"
+        )
+
+
 def evaluate_split(
     detect: Detect,
     split: Split,
@@ -82,7 +94,8 @@ def evaluate_split(
     evaluation: the scales and how to merge them (see `multiscale`); None is one plain pass.
     process_index, process_count: index and number of the hosts that share the split; every host gets all results.
     progress: whether to show a bar on standard error; None: if that is a terminal. Only the first host shows one.
-    Returns (metrics from `coco_metrics`, results in the order of the split's images).
+    Returns (metrics from `coco_metrics`, results in the order of the split's images). Raises NotFiniteError, which says
+    for how many images, where the network's result is not a number.
     """
     ids = np.array([int(image_id) for image_id in split.image_ids], np.int64)
     evaluation = evaluation or EvaluationConfig()
@@ -91,6 +104,7 @@ def evaluate_split(
     total = len(split) * len(passes)
     with tqdm(total=total, unit="image", desc="evaluate", leave=False, disable=not show) as bar:
         outputs = [_detect_split(detect, split, item, process_index, process_count, bar.update) for item in passes]
+    check_finite(np.any([out["broken"] for out in outputs], axis=0), ids, "image {}")
     scales, sizes = outputs[0]["scales"], outputs[0]["sizes"]
     boxes, scores, labels = (outputs[0][key] for key in ("boxes", "scores", "labels"))
     if len(passes) > 1:
@@ -115,7 +129,7 @@ def _detect_split(
     """One pass over the split, gathered from all hosts: arrays with one row per image, in the order of the split.
 
     boxes (n, d, 4) in pixels of the resized image, mirroring undone; scores and labels (n, d); scales (n, 2); sizes
-    (n, 2), height and width of the original image.
+    (n, 2), height and width of the original image; broken (n,), where the network predicted a NaN.
     """
     from dyhead_jax.data import pipeline  # grain takes a second to import, and scoring a file does not need it
 
@@ -126,6 +140,7 @@ def _detect_split(
         sizes = np.asarray(loaded.batch.ground_truth.sizes, np.float64)
         boxes, scores = (np.asarray(x).astype(np.float32) for x in (detections.boxes, detections.scores))
         labels = np.asarray(detections.labels).astype(np.int32)
+        broken = np.asarray(np.isnan(scores).any(axis=1))
         if test_pass.flip:
             boxes = multiscale.mirror(boxes, sizes[:, 1])
         if test_pass.sizes is not None:
@@ -140,6 +155,7 @@ def _detect_split(
                 "boxes": boxes,
                 "scores": scores,
                 "labels": labels,
+                "broken": broken,
             }
         )
 

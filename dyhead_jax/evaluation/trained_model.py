@@ -1,6 +1,5 @@
 """Loads a trained model: from the workdir of a run, or from a folder that was exported from one."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import jax
 
 from dyhead_jax import command, detectors
-from dyhead_jax.config import Config, from_json
+from dyhead_jax.config import Config, from_tree
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
+from dyhead_jax.weights import finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     """The model of a run, with averaged weights if config.optim.ema is on, or of an exported folder.
 
     source: a workdir, or what `exported_folder.find` takes for an exported folder. step: of a checkpoint of a workdir;
-    None is the latest that is not damaged. trust: packages beside this one whose classes the config of an exported
-    folder may name.
-    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, and ExportedFolderError.
+    None is the latest that is not damaged. trust: packages beside this one whose classes its config may name.
+    Raises CheckpointError, which names the folder, if the checkpoint is missing or broken, ExportedFolderError,
+    NotFiniteError for weights with a NaN, and ConfigError for a config that names other packages.
     """
     folder = exported_folder.find(source)
     if folder is None:
-        return _load_workdir(command.path(source), step)
+        return _load_workdir(command.path(source), step, trust)
     if step is not None:
         raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
     exported = exported_folder.read(folder, trust)
@@ -52,7 +52,7 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     )
 
 
-def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
+def _load_workdir(workdir: Path, step: int | None, trust: Sequence[str]) -> InferenceModel:
     from dyhead_jax.training.checkpoint import CheckpointError, Checkpoints  # an exported folder needs no Orbax
 
     folder = workdir / "checkpoints"
@@ -62,13 +62,13 @@ def _load_workdir(workdir: Path, step: int | None) -> InferenceModel:
         raise CheckpointError(f"{folder}: no such folder; is {workdir} the workdir of a run?")
     with Checkpoints(folder, read_only=True) as checkpoints:
         if step is None:
-            return checkpoints.newest(lambda step: _load_step(checkpoints, step))
+            return checkpoints.newest(lambda step: _load_step(checkpoints, step, trust))
         if step not in (steps := checkpoints.steps()):
             raise CheckpointError(f"{folder} has no step {step}; it has {', '.join(map(str, steps))}")
-        return _load_step(checkpoints, step)
+        return _load_step(checkpoints, step, trust)
 
 
-def _load_step(checkpoints: Any, step: int) -> InferenceModel:
+def _load_step(checkpoints: Any, step: int, trust: Sequence[str]) -> InferenceModel:
     from dyhead_jax.training.checkpoint import CheckpointError
 
     meta = checkpoints.meta(step)
@@ -76,9 +76,10 @@ def _load_step(checkpoints: Any, step: int) -> InferenceModel:
     missing = [key for key in ("config", "class_names", "category_ids") if key not in meta]
     if missing:
         raise CheckpointError(f"{where} has no {', '.join(missing)}")
-    config = from_json(json.dumps(meta["config"]), where)
+    config = from_tree(meta["config"], where, trust=trust)
     model = detectors.build(config.model)
     variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
+    finite.check(variables, str(checkpoints.folder / str(step)))
     return InferenceModel(
         config=config,
         model=model,

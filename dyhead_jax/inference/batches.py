@@ -3,6 +3,7 @@
 Coordinates: boxes are (x1, y1, x2, y2) in pixels of the given picture, continuous; sizes are (height, width).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from dyhead_jax.config import DataConfig
 from dyhead_jax.data.schedule import choose_canvases, eval_batches
 from dyhead_jax.data.source import NO_IMAGE, Example
 from dyhead_jax.data.transforms import EvalTransform
-from dyhead_jax.evaluation.split import to_results
+from dyhead_jax.evaluation.split import check_finite, to_results
 from dyhead_jax.types import Detections
 
 Detect = Callable[[np.ndarray, np.ndarray], Detections]
@@ -42,11 +43,17 @@ def detect_pictures(
 ) -> list[Boxes]:
     """The boxes of each picture, (h, w, 3) uint8 RGB of any size; the same as evaluation finds with these batches.
 
-    Raises EvaluationError for a NaN or infinite value and for a label that is not below num_classes.
+    Raises EvaluationError for an infinite value and for a label that is not below num_classes, and NotFiniteError,
+    which says for how many pictures, where the network's result is not a number.
     """
     found: list[Boxes] = [_gather([])] * len(pictures)
+    broken = np.zeros(len(pictures), bool)
 
     def collect(batch: PictureBatch, detections: Detections) -> None:
+        scores = np.asarray(detections.scores)
+        nan = np.asarray(np.isnan(scores).any(axis=1))
+        broken[batch.rows[nan & (batch.rows != NO_IMAGE)]] = True
+        detections = dataclasses.replace(detections, scores=np.where(nan[:, None], 0, scores))  # type: ignore[arg-type]
         originals = np.array([pictures[row].shape[:2] if row != NO_IMAGE else (1, 1) for row in batch.rows])
         results = to_results(detections, batch.rows, batch.scales, range(num_classes), originals)
         for row in batch.rows[batch.rows != NO_IMAGE].tolist():
@@ -60,6 +67,7 @@ def detect_pictures(
         pending = launched
     if pending is not None:
         collect(*pending)
+    check_finite(broken, range(len(pictures)), "number {} of them, from 0")
     return found
 
 

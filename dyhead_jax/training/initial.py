@@ -16,8 +16,9 @@ import numpy as np
 from flax import traverse_util
 
 from dyhead_jax.config import ModelConfig
+from dyhead_jax.data import classes
 from dyhead_jax.training.parameters import Parameters, Path
-from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights import files, finite, layouts, provenance, state_dict
 
 COLLECTIONS = ("params/", "batch_stats/")
 
@@ -60,7 +61,8 @@ class Start:
 
 def other_model(variables: Any, class_names: Sequence[str], model: ModelConfig) -> OtherModel:
     """A trained model with these variables and classes; model: its own config."""
-    return OtherModel(_flat(variables), tuple(class_names), provenance.configured(model))
+    known = tuple(class_names) if classes.are_known(class_names) else ()
+    return OtherModel(_flat(variables), known, provenance.configured(model))
 
 
 def read(path: pathlib.Path, model: ModelConfig) -> OtherModel:
@@ -69,7 +71,7 @@ def read(path: pathlib.Path, model: ModelConfig) -> OtherModel:
     model: the config of the new model, which has the number of its layers. Raises the errors of `files.read`,
     LayoutError and NamesError.
     """
-    arrays, meta = files.read(path)
+    arrays, meta, _ = files.read(path)
     if all(name.startswith(COLLECTIONS) for name in arrays):
         return OtherModel({tuple(name.split("/")): array for name, array in arrays.items()})
     layout = layouts.detect(arrays)
@@ -88,11 +90,11 @@ def start(
     """What a new model, whose classes by label are `class_names`, takes of another one. pixels: what the new one takes
     for input; where: for messages.
 
-    Raises InitialError where nothing fits.
+    Raises InitialError where nothing fits, and NotFiniteError where what fits has a NaN.
     """
     have, want = other.arrays, _flat(parameters.shapes)
     given, parts, anew, unlike = {}, {}, [], []
-    same_classes = not other.class_names or _plain(other.class_names) == _plain(class_names)
+    same_classes = not other.class_names or classes.plain(other.class_names) == classes.plain(class_names)
     for path, leaf in want.items():
         layout = parameters.classes.get(path[1:]) if path[0] == "params" else None
         if path not in have:
@@ -107,6 +109,7 @@ def start(
             unlike.append(path)
         else:
             given[path] = have[path].astype(leaf.dtype, copy=False)
+    finite.check({"/".join(path): have[path] for path in (*given, *parts)}, f"config.model.init={where}")
     kept = [path for path, (_, known) in parts.items() if known.any()]
     if not given and not kept:
         raise InitialError(f"config.model.init={where}: nothing in it fits this model by name and shape")
@@ -115,7 +118,7 @@ def start(
         f" {_millions(want[path] for path in (*given, *kept))} of {_millions(want.values())} M values"
     ]
     if parts:
-        known = [name for name in class_names if _plain([name])[0] in _plain(other.class_names)]
+        known = [name for name in class_names if classes.plain([name])[0] in classes.plain(other.class_names)]
         new = [name for name in class_names if name not in known]
         notes.append(f"classes that keep their weights: {', '.join(known) or 'none'}; new: {', '.join(new) or 'none'}")
     elif not other.class_names and any(path[1:] in parameters.classes for path in given):
@@ -140,8 +143,8 @@ def _part(
     if old.shape[:-1] != tuple(leaf.shape[:-1]) or before is None or now is None or before.shape[1] != now.shape[1]:
         return None
     values, known = np.zeros(leaf.shape, leaf.dtype), np.zeros(leaf.shape[-1], bool)
-    labels = {name: label for label, name in enumerate(_plain(old_names))}
-    pairs = [(label, labels[name]) for label, name in enumerate(_plain(names)) if name in labels]
+    labels = {name: label for label, name in enumerate(classes.plain(old_names))}
+    pairs = [(label, labels[name]) for label, name in enumerate(classes.plain(names)) if name in labels]
     if layout == "classes, background":
         pairs.append((len(names), len(old_names)))
     for new_label, old_label in pairs:
@@ -150,18 +153,14 @@ def _part(
     return values, known
 
 
-def _channels(layout: str, size: int, classes: int) -> np.ndarray | None:
+def _channels(layout: str, size: int, count: int) -> np.ndarray | None:
     """(classes, k) the channels of each class among `size`; None where they do not divide. See `parameters`."""
     if layout == "classes, background":
-        return np.arange(size)[:, None] if size == classes + 1 else None
-    if size % classes:
+        return np.arange(size)[:, None] if size == count + 1 else None
+    if size % count:
         return None
     channels = np.arange(size)
-    return channels.reshape(-1, classes).T if layout == "classes" else channels.reshape(classes, -1)
-
-
-def _plain(names: Sequence[str]) -> list[str]:
-    return [" ".join(name.split()).casefold() for name in names]
+    return channels.reshape(-1, count).T if layout == "classes" else channels.reshape(count, -1)
 
 
 def _millions(leaves: Any) -> str:

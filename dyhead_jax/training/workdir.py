@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax.config import Config, from_json, load_file, to_json
+from dyhead_jax.config import Config, from_json, load_file, packages, to_json
 from dyhead_jax.files import write_atomic
 from dyhead_jax.training.stored import check_name, steps_in
 
@@ -60,8 +60,9 @@ def check(workdir: Path, config: Config) -> int | None:
         return None
     if not steps_in(saved):
         return None
-    before = load_file(path)
-    config = from_json(to_json(config))  # lists become tuples, as in the config read back
+    trust = packages(config)  # the config that was given names them, not only the one in the folder
+    before = load_file(path, trust=trust)
+    config = from_json(to_json(config), trust=trust)  # lists become tuples, as in the config read back
     longer = config.run.steps > before.run.steps
     free = {*FREE, "run.steps"} if longer else FREE
     changed = [line for name, line in _differences(before, config) if name not in free]

@@ -11,17 +11,15 @@ import numpy as np
 
 from dyhead_jax import command
 from dyhead_jax.files import atomic
-from dyhead_jax.weights import torch_file
+from dyhead_jax.weights import npz, torch_file
+from dyhead_jax.weights.npz import WeightsFileError
+from dyhead_jax.weights.torch_file import Checkpoint
 
 WRITTEN = (".safetensors", ".npz")
 
 
-class WeightsFileError(ValueError):
-    """A file of weights that cannot be read or written, or a package that is missing for it; the message names it."""
-
-
-def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Name -> array, and what the file says of itself: mmdetection's "meta", a safetensors file's metadata, or {}.
+def read(path: str | Path, key: str = "") -> Checkpoint:
+    """Arrays by name, and what the file says of itself: mmdetection's "meta", a safetensors file's metadata, or {}.
 
     The ending of the name tells the kind: .safetensors, .npz, and PyTorch's for all others. key: the entry of a PyTorch
     file that holds the weights, where it is not "state_dict" or "model". bfloat16 becomes float32. The arrays of a
@@ -34,10 +32,10 @@ def read(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[s
         return torch_file.read_checkpoint(path, key)
     if key:
         raise WeightsFileError(f"{path}: a {kind} file has no keys; {key!r} belongs to a PyTorch checkpoint")
-    arrays, meta = _read_safetensors(path) if kind == ".safetensors" else (_read_npz(path), {})
+    arrays, meta = _read_safetensors(path) if kind == ".safetensors" else (npz.read(path), {})
     if not arrays:
         raise WeightsFileError(f"{path} holds no arrays")
-    return torch_file.without_module(arrays), meta
+    return Checkpoint(torch_file.without_module(arrays), meta)
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -93,13 +91,3 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 def _widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise WeightsFileError(f"{path}: no such file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a broken file
-        raise WeightsFileError(f"{path} is broken or no .npz of numbers ({' '.join(str(error).split())})") from error

@@ -46,7 +46,7 @@ ALL = (*WHOLE, *BACKBONES)
 # names that only a whole detector has
 MARKS = (
     ("mmdet", re.compile(r"(bbox_head|rpn_head|neck)\.")),
-    ("official", re.compile(r"(backbone\.)*(dyhead_tower\.|fpn_lateral\d|proposal_generator|roi_heads)|head\.cls_")),
+    ("official", re.compile(r"(backbone\.)*(dyhead_tower\.|fpn_lateral\d|proposal_generator)|head\.cls_")),
 )
 
 MMDET_IGNORED = (

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from dyhead_jax.weights import files, layouts, lite0_package, state_dict
+from dyhead_jax.weights import files, finite, layouts, lite0_package, state_dict
 
 
 class PretrainedError(ValueError):
@@ -22,15 +22,15 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`. The weights must fill every
     one of them, except Swin's norms of the maps, which no classifier has: where the file lacks them, arrays stay as
     they are and shapes are left out.
-    Raises PretrainedError, WeightsFileError, TorchFileError or NamesError, one line each, where the weights are absent
-    or do not fit.
+    Raises PretrainedError, WeightsFileError, TorchFileError, NamesError or NotFiniteError, one line each, where the
+    weights are absent, do not fit or have a NaN.
     """
     if name == "efficientnet-lite0":
         loaded = lite0_package.pretrained()
         if jax.tree.map(np.shape, loaded) != jax.tree.map(np.shape, dict(shapes)):
             raise PretrainedError(f"config.model.pretrained={name!r} does not fit config.model.backbone")
         return loaded
-    arrays, _ = files.read(name)
+    arrays = files.read(name).arrays
     try:
         source = layouts.find_backbone(arrays)
         tree = state_dict.match(source.table, below(arrays, source.prefix), shapes).variables
@@ -38,6 +38,7 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
         raise PretrainedError(f"{name}: {error}") from error
     leaves = traverse_util.flatten_dict(tree)
     arrays_only = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+    finite.check(tree, name)
     return traverse_util.unflatten_dict(arrays_only)
 
 

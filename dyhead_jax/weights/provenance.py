@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dyhead_jax.config import ModelConfig, ResNetConfig
-from dyhead_jax.data import coco_categories
+from dyhead_jax.data import classes, coco_categories
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet, in the order of RGB
 
@@ -89,36 +89,37 @@ def class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def categories(
-    names: Sequence[str] | None, count: int, of_file: Sequence[tuple[str, int]] | None
+    names: Sequence[str] | None,
+    count: int,
+    of_file: Sequence[tuple[str, int]] | None,
+    *,
+    by_number: bool = False,
+    backbone: bool = False,
 ) -> tuple[tuple[str, ...], tuple[int, ...], str]:
     """(class names, category ids) by label for `count` classes, and where they come from.
 
-    names: of the checkpoint; of_file: (name, id) pairs of a COCO file, which decides on the ids, and on the names where
-    the checkpoint has none. Without a file, COCO's names and 80 classes without names get COCO's names and ids.
-    Raises ValueError when the file does not fit the number of classes or the checkpoint's names.
+    names: of the checkpoint. of_file: (name, id) pairs of a COCO file, which decides on the ids, and on the names where
+    the checkpoint has none. by_number: take those of the file as they stand, whatever the checkpoint's names are.
+    backbone: the weights know no classes, so that only the file can name them. Without a file, COCO's names and 80
+    classes without names get COCO's names and ids.
+    Raises ValueError when the file does not fit the number of classes, and ClassesError when it does not fit the
+    checkpoint's names.
     """
-    if names is not None and len(names) != count:
+    if backbone or (names is not None and len(names) != count):
         names = None
     if of_file is not None:
         if len(of_file) != count:
             raise ValueError(f"--categories has {len(of_file)} categories; config.model.num_classes is {count}")
-        if names is None:
+        if names is None or by_number:
             return tuple(n for n, _ in of_file), tuple(i for _, i in of_file), "of --categories, in the order of ids"
-        ids = dict(of_file)
-        strange = [name for name in names if name not in ids]
-        if strange:
-            raise ValueError(f"--categories has no {strange[0]!r}, which is a class of the checkpoint")
+        labels = classes.order(names, [name for name, _ in of_file], "the checkpoint")
         where = "of the checkpoint, ids of --categories"
-        if [name for name, _ in of_file] != list(names):
-            where += "; warning: in another order than the ids, so evaluate and train will refuse that data set"
-        return tuple(names), tuple(ids[name] for name in names), where
-    if count == 80 and (names is None or tuple(names) == coco_categories.NAMES):
+        if labels != sorted(labels):
+            where += ", which has them in another order: matched by name"
+        return tuple(names), tuple(of_file[label][1] for label in labels), where
+    if not backbone and count == 80 and (names is None or tuple(names) == coco_categories.NAMES):
         return coco_categories.NAMES, coco_categories.IDS, "COCO's"
+    ids = tuple(range(1, count + 1))
     if names is not None:
-        return (
-            tuple(names),
-            tuple(range(1, count + 1)),
-            "of the checkpoint, ids counted from 1 (--categories gives others)",
-        )
-    numbered = tuple(f"class {i}" for i in range(1, count + 1))
-    return numbered, tuple(range(1, count + 1)), "numbered from 1, for lack of names (--categories gives them)"
+        return tuple(names), ids, "of the checkpoint, ids counted from 1 (--categories gives others)"
+    return classes.numbered(count), ids, "numbered from 1, for lack of names (--categories gives them)"

@@ -1,19 +1,21 @@
 """The pickles of PyTorch checkpoints, read without running anything that they name.
 
-The unpickler knows ordered dicts, tensors, storages and NumPy arrays by name and refuses every other name. What it
-makes of them are the inert records of this file; a record checks sizes against the bytes that are there before it makes
-an array.
+The unpickler knows dicts, tensors, storages and NumPy arrays by name. Of them it makes the inert records of this file;
+a record checks sizes against the bytes that are there before it makes an array. Whatever else a pickle names, such as
+the schedulers and message hubs that training loops save beside the weights, becomes an `Inert`: it runs nothing and
+keeps nothing. A key that is no plain value becomes one too, because to hash or print a nested tuple may take forever.
 """
 
+import math
 import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
+MOST_AXES = 64  # of a NumPy array
 STORAGES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
@@ -66,12 +68,13 @@ class Tensor:
 
     def array(self) -> np.ndarray:
         """A read-only view of the storage; of bfloat16 a float32 copy. Raises TorchFileError when it is larger."""
-        numbers = (self.offset, *self.size, *self.stride)
         if not isinstance(self.storage, Storage) or self.storage.values is None:
             raise TorchFileError("a tensor without storage")
-        if any(not isinstance(n, int) or n < 0 for n in numbers) or len(self.size) != len(self.stride):
-            raise TorchFileError(f"a tensor of size {self.size} and stride {self.stride}")
-        values, count = self.storage.values, int(np.prod(self.size, dtype=object))
+        if not (_are_sizes(self.size) and _are_sizes(self.stride) and _are_sizes((self.offset,))):
+            raise TorchFileError("a tensor whose size or stride is no row of numbers")
+        if len(self.size) != len(self.stride):
+            raise TorchFileError(f"a tensor of size {tuple(self.size)} and stride {tuple(self.stride)}")
+        values, count = self.storage.values, math.prod(self.size)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
         if count and (count > values.size or last >= values.size):
             raise TorchFileError(f"a tensor of size {tuple(self.size)} in a storage of {values.size} values")
@@ -82,43 +85,89 @@ class Tensor:
         return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
+def _are_sizes(value: Any) -> bool:
+    """Whether it is a short tuple or list of numbers from 0 to 2^63."""
+    if not isinstance(value, tuple | list) or len(value) > MOST_AXES:
+        return False
+    return all(isinstance(n, int) and 0 <= n < 2**63 for n in value)
+
+
+class Inert:
+    """Stands for an object that is not read: it takes whatever a pickle does to it and keeps nothing but its name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        object.__setattr__(self, "name", name)
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:  # a pickle may ask an Inert for a new object of its kind
+        return object.__new__(cls) if isinstance(cls, type) else cls  # type: ignore[arg-type]
+
+    def __call__(self, *_: Any, **__: Any) -> "Inert":
+        return self
+
+    def _ignore(self, *_: Any) -> None:
+        pass
+
+    __setattr__ = __setitem__ = __setstate__ = append = extend = add = _ignore
+
+
 class _Dtype:
     """A pickled NumPy dtype: a plain number only."""
 
     __slots__ = ("dtype",)
 
-    def __init__(self, code: Any):
-        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[fiub][1248]", code):
-            raise TorchFileError(f"an array of dtype {code!r}, not of numbers")
+    def __init__(self, code: str):
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         self.dtype = self.dtype.newbyteorder(state[1] if state[1] in ("<", ">") else "=")
 
 
+def _dtype(code: Any, *_: Any) -> Any:
+    plain = isinstance(code, str) and re.fullmatch(r"[<>|=]?[fiub][1248]", code)
+    return _Dtype(code) if plain else Inert("numpy.dtype of no number")
+
+
 class Array:
-    """A pickled NumPy array. `fill` gives it the bytes that follow in the pickle."""
+    """A pickled NumPy array. Its values are made when they are asked for: beside the weights there may be any kind."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_state",)
 
-    def __init__(self):
-        self.values: np.ndarray | None = None
+    def __init__(self, raw: Any = None, dtype: Any = None, shape: Any = (), order: Any = "C"):
+        self._state = (raw, dtype, shape, order)
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
-        self.fill(raw, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "Array":
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
-            raise TorchFileError("an array that is not of numbers")
-        self.values = np.frombuffer(bytes(raw), dtype.dtype).reshape(shape, order=order)
-        return self
+        self._state = (raw, dtype, shape, "F" if fortran else "C")
 
     def array(self) -> np.ndarray:
-        if self.values is None:
-            raise TorchFileError("an array without values")
-        return self.values
+        """Raises TorchFileError for an array that is not of numbers, and ValueError where its bytes do not fit."""
+        raw, dtype, shape, order = self._state
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray):
+            raise TorchFileError("an array that is not of numbers")
+        if not _are_sizes(shape) or not isinstance(order, str):
+            raise TorchFileError("an array whose shape is no row of numbers")
+        return np.frombuffer(bytes(raw), dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+class _Dict(dict):
+    """A dict whose keys are plain values; any other key becomes an `Inert`."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs: Any = ()):
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        plain = key is None or isinstance(key, str | bytes | float) or (isinstance(key, int) and abs(key) < 2**63)
+        super().__setitem__(key if plain else Inert("a key"), value)
+
+    def __setstate__(self, state: Any) -> None:
+        pass  # attributes that PyTorch adds, such as the versions of its modules
 
 
 class _Call:
@@ -136,71 +185,69 @@ class _Call:
         raise TorchFileError(f"a pickle that sets {name}")
 
 
-class _Inert:
-    """Stands for the objects that training loops save beside the weights: takes any arguments and keeps nothing."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-
-INERT = (
-    ("mmengine.logging.history_buffer", "HistoryBuffer"),
-    ("mmengine.config.config", "ConfigDict"),
-    ("yacs.config", "CfgNode"),
-    ("argparse", "Namespace"),
-)
-
-
 def _known() -> dict[tuple[str, str], Any]:
-    """The names that a pickle may use. Of Python's and NumPy's own objects only OrderedDict is handed out."""
+    """What the names stand for that make up weights; none of it is an object of Python's or NumPy's own."""
     known: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "OrderedDict"): _Call(_Dict),
         ("torch._utils", "_rebuild_tensor_v2"): _Call(lambda s, o, size, stride, *_: Tensor(s, o, size, stride)),
         ("torch._utils", "_rebuild_tensor"): _Call(Tensor),
         ("torch._utils", "_rebuild_parameter"): _Call(lambda tensor, *_: tensor),
         ("torch", "Size"): _Call(tuple),
         ("_codecs", "encode"): _Call(lambda text, _="latin1": text.encode("latin1")),
         ("numpy", "ndarray"): None,
-        ("numpy", "dtype"): _Call(lambda code, *_: _Dtype(code)),
+        ("numpy", "dtype"): _Call(_dtype),
     }
     for core in ("numpy.core", "numpy._core"):
         known[f"{core}.multiarray", "_reconstruct"] = _Call(lambda *_: Array())
         known[f"{core}.multiarray", "scalar"] = _Call(lambda *_: None)
-        known[f"{core}.numeric", "_frombuffer"] = _Call(lambda *arguments: Array().fill(*arguments))
-    known |= dict.fromkeys(INERT, _Inert)
+        known[f"{core}.numeric", "_frombuffer"] = _Call(Array)
     return known | {("torch", name): name for name in STORAGES}
 
 
 # The pure-Python unpickler: the one in C allocates as much memory for its memo as an opcode of the file asks for.
 class Unpickler(pickle._Unpickler):
-    """Loads one pickle of `file`; `storages` are those that its tensors name, to be filled."""
+    """Loads one pickle of `file`; `storages` are those that its tensors name, to be filled. inert: the names of all
+    that was not read."""
 
     def __init__(self, file: PickleFile):
         super().__init__(file, encoding="latin1")
         self.known = _known()
         self.storages: dict[str, Storage] = {}
+        self.inert: set[str] = set()
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         try:
             return self.known[module_name, global_name]
         except KeyError:
-            raise TorchFileError(f"refused: it uses {module_name}.{global_name}, which is no tensor or array") from None
+            name = f"{module_name}.{global_name}"[:100]
+            self.inert.add(name)
+            return Inert(name)
 
-    def persistent_load(self, pid: Any) -> Storage:
-        kind, storage_type, key, _, numel, *view = pid
-        if kind != "storage" or storage_type not in STORAGES or not isinstance(numel, int) or any(view):
-            raise TorchFileError(f"an unknown kind of storage: {pid!r:.80}")
-        if not re.fullmatch(r"\w{1,64}", str(key)):
-            raise TorchFileError(f"a storage named {str(key)!r:.80}")
-        return self.storages.setdefault(str(key), Storage(STORAGES[storage_type], str(key), numel))
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage, or an Inert for one of a kind that is not known."""
+        if isinstance(pid, tuple) and len(pid) >= 5:
+            kind, storage_type, key, _, numel, *view = pid
+            known = isinstance(storage_type, str) and storage_type in STORAGES and not any(view)
+            if known and isinstance(kind, str) and kind == "storage" and _are_sizes((numel,)):
+                if not isinstance(key, str | int) or not re.fullmatch(r"\w{1,64}", str(key)):
+                    raise TorchFileError("a storage without a plain name")
+                return self.storages.setdefault(str(key), Storage(STORAGES[storage_type], str(key), numel))
+        self.inert.add("an unknown kind of storage")
+        return Inert("an unknown kind of storage")
+
+    # Dicts and sets hash what a pickle puts into them: those that it makes by opcodes are replaced too.
+
+    def _load_dict(self: Any) -> None:
+        items = self.pop_mark()
+        self.append(_Dict(zip(items[::2], items[1::2], strict=False)))
+
+    def _load_frozenset(self: Any) -> None:
+        self.pop_mark()
+        self.append(Inert("a set"))
+
+    dispatch = dict(pickle._Unpickler.dispatch) | {
+        pickle.EMPTY_DICT[0]: lambda self: self.append(_Dict()),
+        pickle.DICT[0]: _load_dict,
+        pickle.EMPTY_SET[0]: lambda self: self.append(Inert("a set")),
+        pickle.FROZENSET[0]: _load_frozenset,
+    }

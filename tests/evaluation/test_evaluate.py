@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from dyhead_jax import command, evaluate
-from dyhead_jax.config import CocoFolderConfig, Config, DataConfig
-from dyhead_jax.data import pipeline
+from dyhead_jax.config import CocoFolderConfig, Config, DataConfig, EvaluationConfig, ShapesConfig
+from dyhead_jax.data import drawing, pipeline
 from dyhead_jax.data.source import NO_IMAGE, Example, make_source
 from dyhead_jax.evaluation import average_precision
 from dyhead_jax.evaluation.split import evaluate_split, to_results
@@ -332,6 +332,22 @@ def test_a_missing_image_is_noticed(monkeypatch):
         evaluate_split(find_square, Squares(), DATA)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_for_which_the_network_gives_nan_are_counted(flip):
+    """Not dropped as images without objects, also where several passes are merged."""
+    split, seen = Squares(), []
+
+    def detect(images, sizes):
+        found = find_square(images, sizes)
+        seen.append(images.shape)
+        nan = np.arange(len(images)) == 1  # the second of each batch
+        return found.replace(scores=np.where(nan[:, None], np.nan, found.scores))
+
+    with pytest.raises(ValueError, match=r"is not a number \(NaN\) for 2 of 7 images, the first of them image \d+;"):
+        evaluate_split(detect, split, DATA, evaluation=EvaluationConfig(flip=flip))
+    assert len(seen) == 2 * (1 + flip)  # all of them, so that the count is whole
+
+
 class WhiteSquares:
     """A model of no parameters for the command."""
 
@@ -346,7 +362,7 @@ def workdir(monkeypatch, tmp_path):
 
     asked = []
 
-    def load(folder, step):
+    def load(folder, step, trust):
         asked.append((folder, step))
         return SimpleNamespace(
             config=Config(data=DATA),
@@ -376,10 +392,62 @@ def test_the_command_on_a_workdir(workdir, monkeypatch, capsys):
 
 
 def test_another_data_set_is_refused(workdir, monkeypatch, capsys):
-    monkeypatch.setattr(Squares, "category_ids", (1, 2))
+    monkeypatch.setattr(Squares, "class_names", ("circle",))
     code, _, err = run_command(monkeypatch, capsys, "--workdir", workdir[0])
     assert code == 1
-    assert err.startswith("error: the data set has 2 categories, ids 1, 2; the model of")
+    assert err == (
+        f"error: the model of {workdir[0]} has 1 classes, the data 1, and they differ (number, the model of"
+        f" {workdir[0]} | data): 1 square | circle; --classes-by-number takes them by number\n"
+    )
+    code, out, err = run_command(monkeypatch, capsys, "--workdir", workdir[0], "--classes-by-number")
+    assert (code, err) == (0, "")
+    assert "taken by their numbers, as asked" in out
+
+
+def test_classes_in_another_order_are_matched_by_name(workdir, monkeypatch, capsys):
+    """The data lists another class before the one that the model knows as its first; the ids are the same."""
+    from dyhead_jax.evaluation import trained_model
+
+    _, expected, _ = run_command(monkeypatch, capsys, "--workdir", workdir[0])
+    loaded = trained_model.load_for_inference(workdir[0], None, trust=[])
+    loaded.class_names, loaded.category_ids = ("square", "circle"), (7, 42)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step, trust: loaded)
+    monkeypatch.setattr(Squares, "class_names", ("circle", "square"))
+    monkeypatch.setattr(Squares, "category_ids", (7, 42))
+    image, truth = Squares.__getitem__, Squares.coco
+    other, label = {"id": 7, "name": "circle"}, np.ones(1, np.int32)
+    monkeypatch.setattr(Squares, "__getitem__", lambda self, i: dataclasses.replace(image(self, i), labels=label))
+    monkeypatch.setattr(Squares, "coco", lambda self: truth(self) | {"categories": [other, *truth(self)["categories"]]})
+    code, out, err = run_command(monkeypatch, capsys, "--workdir", workdir[0])
+    assert (code, err) == (0, "")
+    assert "classes matched by name: the data has them in another order than the model of" in out
+    assert out.splitlines()[-1] == expected.splitlines()[-1]
+    code, out, _ = run_command(monkeypatch, capsys, "--workdir", workdir[0], "--classes-by-number")
+    assert (code, out.splitlines()[-1][:9]) == (0, "AP 0.0000")
+
+
+def test_nothing_is_written_where_the_config_says(workdir, monkeypatch, capsys, tmp_path):
+    """The drawn shapes of a stranger's workdir are drawn below it."""
+    from dyhead_jax.evaluation import trained_model
+
+    loaded = trained_model.load_for_inference(workdir[0], None, trust=[])
+    elsewhere = tmp_path / "elsewhere"
+    source = ShapesConfig(root=str(elsewhere), train_images=1, val_images=1, size=32)
+    loaded.config = Config(data=dataclasses.replace(DATA, source=source))
+    loaded.class_names = tuple(drawing.NAMES)
+    loaded.category_ids = tuple(range(1, len(drawing.NAMES) + 1))
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step, trust: loaded)
+    monkeypatch.setattr(evaluate, "make_source", make_source)
+    folder = tmp_path / "stranger"
+    code, out, _ = run_command(monkeypatch, capsys, "--workdir", folder)
+    assert code == 0, out
+    assert not elsewhere.exists()
+    assert [path.name for path in folder.iterdir()] == ["data"]
+    elsewhere.mkdir()
+    assert run_command(monkeypatch, capsys, "--workdir", folder)[0] == 0
+    assert list(elsewhere.iterdir()) == []
+    assert run_command(monkeypatch, capsys, "--workdir", folder, "--data", elsewhere)[0] == 0  # where the caller says
+    assert len(list(elsewhere.iterdir())) == 1
 
 
 def _fractions(box):

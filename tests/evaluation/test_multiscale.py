@@ -56,7 +56,7 @@ def test_scales_get_canvases_that_hold_their_images():
     [
         ({"merge": "mean"}, "evaluation.merge is 'mean'; it may be 'nms', 'vote'"),
         ({"short_sides": (400, 800), "long_sides": (600,)}, "long_sides has 1 values for 2 scales"),
-        ({"short_sides": (0,)}, "a side of 0 pixels"),
+        ({"short_sides": (0,)}, r"short_sides is \(0,\); it must be 0 or more values, each at least 1"),
         ({"size_ranges": ((96.0, 32.0),)}, r"size_ranges has \(96.0, 32.0\)"),
         ({"merge_threshold": 0.0}, "merge_threshold is 0.0"),
     ],

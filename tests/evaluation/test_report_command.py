@@ -41,7 +41,7 @@ def model(monkeypatch):
         category_ids=(42,),
         step=12,
     )
-    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step: loaded)
+    monkeypatch.setattr(trained_model, "load_for_inference", lambda folder, step, trust: loaded)
     split = Displaced()
     monkeypatch.setattr(evaluate, "make_source", lambda data, folder: SimpleNamespace(split=lambda name: split))
     return split

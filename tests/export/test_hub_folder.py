@@ -144,7 +144,7 @@ def hostile(module, **options):
         (hostile("dyhead_jax.files:write_atomic", path="owned"), "write_atomic', which is no part of a detector"),
         (hostile("dyhead_jax.files:shutil"), "which is no part of a detector"),
         (hostile("dyhead_jax.training.checkpoint:Checkpoints", folder="owned"), "which is no part of a detector"),
-        (hostile("tests.detectors.tiny:Backbone"), "of the package 'tests'; if it is yours, trust it by name"),
+        (hostile("tests.detectors.tiny:Backbone"), "of the package 'tests'; if you know it, --trust tests allows it"),
         (lambda c: c["dyhead_jax"]["model"].update({"class": "os:PathLike"}), "names 'os:PathLike'"),
         (lambda c: c["dyhead_jax"]["model"]["dyhead"].update(task="shutil:rmtree"), "names 'shutil:rmtree'"),
     ],

@@ -135,3 +135,16 @@ def test_anchors_of_detectron2_are_put_in_our_order():
         got["params"]["class_predictor"]["kernel"][0, 0].T.reshape(9, 5, 2), kernel.reshape(9, 5, 2)[list(rule.order)]
     )
     np.testing.assert_array_equal(names.save(table, got)["cls_score.weight"], kernel)
+
+
+def test_torchvisions_faster_rcnn_gives_its_backbone():
+    """Its roi_heads are none of detectron2's."""
+    inner = {name: tree["backbone"] for name, tree in shapes_of(SMALL).items()}
+    backbone = state_dict.save(layouts.BACKBONES["resnet"][1], hollow(inner))
+    others = ("backbone.fpn.inner_blocks.0.0.weight", "rpn.head.conv.0.0.weight", "rpn.head.cls_logits.weight")
+    others += ("roi_heads.box_head.fc6.weight", "roi_heads.box_predictor.cls_score.weight")
+    file = {f"backbone.body.{name}": array for name, array in backbone.items()} | dict.fromkeys(others, np.zeros(1))
+    assert layouts.detect(file) == "resnet"
+    found = layouts.find_backbone(file)
+    assert (found.layout, found.prefix) == ("resnet", "backbone.body.")
+    assert layouts.detect({"proposal_generator.rpn_head.conv.weight": 0, **file}) == "official"

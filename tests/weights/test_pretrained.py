@@ -65,7 +65,7 @@ def test_a_backbone_comes_back(monkeypatch, layout, prefix):
     assert (found.layout, found.prefix) == (layout, prefix)
     if prefix:
         state["neck.lateral_convs.0.conv.weight"] = np.zeros(1)
-    monkeypatch.setattr(files, "read", lambda name: (state, {}))
+    monkeypatch.setattr(files, "read", lambda name: files.Checkpoint(state, {}))
     got = pretrained.backbone("weights.pth", variables)
     jax.tree.map(np.testing.assert_array_equal, got, variables)
 
@@ -101,13 +101,13 @@ def test_a_missing_parameter_is_named(monkeypatch, layout):
     gone = next(reversed([k for k in state if k not in layouts.BACKBONES[layout][0] and k not in CLASSIFIERS[layout]]))
     path = next(p for p, name in state_dict.match(table, state, variables).names.items() if name == gone)
     del state[gone]
-    monkeypatch.setattr(files, "read", lambda name: (state, {}))
+    monkeypatch.setattr(files, "read", lambda name: files.Checkpoint(state, {}))
     with pytest.raises(pretrained.PretrainedError, match=f"^weights.pth: .*nothing for {path}"):
         pretrained.backbone("weights.pth", variables)
 
 
 def test_other_weights_are_named(monkeypatch):
-    monkeypatch.setattr(files, "read", lambda name: ({"blocks.0.attn.qkv.weight": np.zeros(1)}, {}))
+    monkeypatch.setattr(files, "read", lambda name: files.Checkpoint({"blocks.0.attn.qkv.weight": np.zeros(1)}, {}))
     with pytest.raises(
         pretrained.PretrainedError, match=r"^vit\.pth: names like 'blocks\.0\.attn\.qkv\.weight' fit no"
     ):
@@ -121,7 +121,7 @@ def test_lite0_in_another_backbone_is_named():
 
 def test_norms_that_no_file_has_are_left_to_the_model(monkeypatch):
     variables = random_variables(MODELS["swin"], IMAGE, False)
-    monkeypatch.setattr(files, "read", lambda name: (file_of("swin-timm", variables), {}))
+    monkeypatch.setattr(files, "read", lambda name: files.Checkpoint(file_of("swin-timm", variables), {}))
     got = pretrained.backbone("weights.pth", jax.eval_shape(lambda: variables))
     assert set(variables["params"]) - set(got["params"]) == {"norm0", "norm1", "norm2", "norm3"}
     jax.tree.map(np.testing.assert_array_equal, got["params"], {k: variables["params"][k] for k in got["params"]})

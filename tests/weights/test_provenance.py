@@ -39,10 +39,12 @@ def test_categories():
     assert of(coco_categories.NAMES, 80, None)[:2] == (coco_categories.NAMES, coco_categories.IDS)
     assert of(("a", "b"), 2, None)[:2] == (("a", "b"), (1, 2))
     assert of(("a", "b"), 2, [("b", 3), ("a", 7)])[:2] == (("a", "b"), (7, 3))
-    assert "warning" in of(("a", "b"), 2, [("b", 3), ("a", 7)])[2]
+    assert "matched by name" in of(("a", "b"), 2, [("b", 3), ("a", 7)])[2]
+    assert of(("a", "b"), 2, [("b", 3), ("a", 7)], by_number=True)[:2] == (("b", "a"), (3, 7))
+    assert of(None, 80, None, backbone=True)[0][:2] == ("class 1", "class 2")  # it knows no classes, not even COCO's
     assert of(None, 2, [("b", 3), ("a", 7)])[:2] == (("b", "a"), (3, 7))
     assert of(("x",), 2, None)[0] == ("class 1", "class 2")
     with pytest.raises(ValueError, match="has 1 categories"):
         of(None, 2, [("a", 1)])
-    with pytest.raises(ValueError, match="no 'c'"):
+    with pytest.raises(ValueError, match=r"differ .*: 2 c \| b; --classes-by-number takes them by number"):
         of(("a", "c"), 2, [("a", 1), ("b", 2)])

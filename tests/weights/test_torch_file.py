@@ -195,13 +195,16 @@ def test_nothing_is_run(write, tmp_path):
         ("torch.nn.modules.linear", "Linear"),
     ],
 )
-def test_other_names_are_refused_by_name(write, module_name, name):
+def test_other_names_are_no_weights_and_are_named(write, module_name, name):
     pickled = pickle.PROTO + b"\x04"
     for text in (module_name, name):
         pickled += pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode()
-    pickled += pickle.STACK_GLOBAL + pickle.STOP
-    with pytest.raises(TorchFileError, match=rf"weights.pth: refused: it uses {module_name}.{name}"):
-        read(write(pickled))
+    pickled += pickle.STACK_GLOBAL
+    with pytest.raises(TorchFileError, match=rf"weights.pth: holds a {module_name}.{name}, not a dict of tensors"):
+        read(write(pickled + pickle.STOP))
+    whole = b"\x80\x04}(X\x01\x00\x00\x00w" + pickled[2:] + b"u."
+    with pytest.raises(TorchFileError, match=rf"refused: 'w' among the weights is a {module_name}.{name}"):
+        read(write(whole))
 
 
 def test_objects_cannot_be_changed_from_the_pickle(write):

@@ -7,12 +7,18 @@ offset is that of the cell at the floor, so at whole numbers it is the right-han
 
 Sources: Dai et al. 2017 (v1), Zhu et al. 2019 (v2); border and gradients as in mmcv 2.2.0 `modulated_deform_conv2d`.
 
-Three forms give the same numbers. `tap_scan` sums tap by tap over the samples of all maps at once (`geometry`), and
-reads them by four row gathers each (`gather`) or by a matrix product with the whole map (`dense`). `windows` reads all
-taps at once, tile by tile, by a matrix product with the window around a tile, and leaves what lies beyond to
-`leftover`. `dispatch` says which form "auto" takes for which map on which backend; `calls` checks the shapes and puts
-the parts together. The batch stays a batching dimension throughout, so a sharded batch needs no communication, except
-that `windows` asks whether any image has samples beyond their windows.
+An offset that is NaN or infinite reads outside of the map, so it gives zero. A NaN in the mask reaches its own position
+only. A NaN or infinite pixel stays in its own image and map. There it reaches, in the form "gather", the positions with
+a sample among whose four corners it is, also with weight zero, and if it is one of the four pixels in the top left
+corner, the positions with a sample outside of the map, which reads these with weight zero; in "windows" every position
+of the tiles whose window holds it; in "dense" every position of the map.
+
+Three forms give the same numbers for finite maps. `tap_scan` sums tap by tap over the samples of all maps at once
+(`geometry`), and reads them by four row gathers each (`gather`) or by a matrix product with the whole map (`dense`).
+`windows` reads all taps at once, tile by tile, by a matrix product with the window around a tile, and leaves what lies
+beyond to `leftover`. `dispatch` says which form "auto" takes for which map on which backend; `calls` checks the shapes
+and puts the parts together. The batch stays a batching dimension throughout, so a sharded batch needs no communication,
+except that `windows` asks whether any image has samples beyond their windows.
 """
 
 from collections.abc import Sequence
@@ -45,7 +51,7 @@ def deform_conv(
     g follows from the offsets and must divide c_in. Coordinates are at least float32 whatever the dtype of x; the sum
     over taps is float32 or wider; the result (b, h_out, w_out, c_out) has the dtype of x.
     implementation: one of IMPLEMENTATIONS, or "auto", the fastest one for each map on the backend that is traced for
-    (`ops.backend`); all give the same numbers.
+    (`ops.backend`); all give the same numbers where x is finite. A map without pixels reads as zeros.
     Raises ValueError naming the axis when shapes do not fit.
     """
     masks = None if mask is None else [mask]

@@ -43,9 +43,13 @@ def deform_conv_calls(
     forms = dispatch.choose(implementation, [x.shape for x in maps])
 
     results: list[dict[int, jax.Array]] = [{} for _ in calls]
+    for result, call in zip(results, calls, strict=True):
+        result |= _of_empty_maps(maps, call)
     for form in dict.fromkeys(forms):
-        levels = [level for level, name in enumerate(forms) if name == form]
+        levels = [level for level, name in enumerate(forms) if name == form and maps[level].size]
         parts = [(n, part) for n, call in enumerate(calls) if (part := _restrict(call, levels)).levels]
+        if not parts:
+            continue
         read, own = [maps[level] for level in levels], [part for _, part in parts]
         if form == "windows":
             sums = [_windowed(read, part, groups) for part in own]
@@ -61,6 +65,16 @@ def deform_conv_calls(
             for level, (h, w), piece in zip(part.levels, sizes, pieces, strict=True):
                 results[n][levels[level]] = piece.reshape(out.shape[0], h, w, out.shape[2])
     return [[result[level] for level in call.levels] for call, result in zip(calls, results, strict=True)]
+
+
+def _of_empty_maps(maps: Sequence[jax.Array], call: Call) -> dict[int, jax.Array]:
+    """The results of the maps without pixels, which read as zeros, and results without pixels, by level."""
+    found = {}
+    for level, offsets in zip(call.levels, call.offsets, strict=True):
+        if not maps[level].size or not offsets.size:
+            out = jnp.zeros((*offsets.shape[:3], call.kernel.shape[3]), maps[level].dtype)
+            found[level] = out if call.bias is None else out + call.bias.astype(out.dtype).reshape(1, 1, 1, -1)
+    return found
 
 
 def _windowed(maps: Sequence[jax.Array], call: Call, groups: int) -> jax.Array:
@@ -85,7 +99,7 @@ def _scan_taps(maps: Sequence[jax.Array], calls: Sequence[Call], groups: int, fo
 
 def _restrict(call: Call, levels: Sequence[int]) -> Call:
     """The part of the call that reads the maps `levels`, as a call on a list of these maps alone."""
-    keep = [i for i, level in enumerate(call.levels) if level in levels]
+    keep = [i for i, level in enumerate(call.levels) if level in levels and call.offsets[i].size]
     masks = None if call.masks is None else [call.masks[i] for i in keep]
     new = [levels.index(call.levels[i]) for i in keep]
     return call._replace(levels=new, offsets=[call.offsets[i] for i in keep], masks=masks)
