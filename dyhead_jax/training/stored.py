@@ -5,6 +5,7 @@ Nothing here waits for other processes: each reads for itself, and one alone may
 
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -158,12 +159,12 @@ def quiet() -> Iterator[None]:
         return "orbax" not in record.pathname
 
     sys.unraisablehook = filtered
+    logging.getLogger("asyncio").addFilter(_is_wanted)  # for good: it reports when the memory of a failed read is freed
     logger.addFilter(is_other)
     try:
         yield
     except BaseException:
         time.sleep(0.3)  # enough for what is pending to fail
-        logging.getLogger("asyncio").addFilter(_is_wanted)
         warnings.filterwarnings("ignore", r"coroutine '\w+Handler\.\w+' was never awaited")
         raise
     finally:
@@ -172,6 +173,6 @@ def quiet() -> Iterator[None]:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Not what asyncio says of failed reads of TensorStore when their memory is freed, at some later time."""
+    """Not what asyncio says of the failed reads and writes of TensorStore that nobody waits for."""
     text = record.getMessage()
-    return not ("was never retrieved" in text and " driver: " in text)
+    return not ("was never retrieved" in text and re.search("orbax|OCDBT|tensorstore", text))
