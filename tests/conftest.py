@@ -26,7 +26,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 
-gc.set_threshold(100_000, 20, 50)  # tracing makes many objects that live: fewer looks at them take 7 % off a test run
+gc.set_threshold(
+    20_000, 10, 10
+)  # tracing makes many objects that live; looking at them often takes a tenth of the time
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 pytest_plugins = ["tests.parity.reporting"]  # which golden files were compared

@@ -6,16 +6,11 @@ run resumed at a step sees what an uninterrupted run would have seen, and all ho
 have seen alone.
 """
 
-import multiprocessing
 import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,7 +18,7 @@ import grain
 import numpy as np
 
 from dyhead_jax.config import DataConfig
-from dyhead_jax.data import schedule
+from dyhead_jax.data import schedule, workers
 from dyhead_jax.data.box_counts import BoxCounts
 from dyhead_jax.data.mixing import Mixer
 from dyhead_jax.data.schedule import Canvas, TrainSchedule, choose_canvases
@@ -97,7 +92,7 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         inner = self._inner = self._inner or self._start()
         starts = self._workers > 0 and not self._running  # grain starts its workers when the first batch is asked for
         try:
-            with _workers_undisturbed() if starts else nullcontext():
+            with workers.undisturbed() if starts else nullcontext():
                 loaded = next(inner)
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
@@ -154,36 +149,9 @@ class TrainIterator(grain.DatasetIterator[Loaded]):
         else:
             single = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-            inner = iter(steps.to_iter_dataset(single).mp_prefetch(options, worker_init_fn=_end_with_parent))
+            inner = iter(steps.to_iter_dataset(single).mp_prefetch(options, worker_init_fn=workers.end_with_parent))
         inner.start_prefetch()
         return inner
-
-
-@contextmanager
-def _workers_undisturbed() -> Iterator[None]:
-    """Processes that are started inside do not receive Ctrl-C and SIGTERM, which reach a terminal's or a scheduler's
-    whole group of processes: the training process ends them, in its own time."""
-    sys.warnoptions.append("ignore:resource_tracker")  # of a killed run; it removes the shared memory all the same
-    resource_tracker.ensure_running()  # it would let the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        sys.warnoptions.remove("ignore:resource_tracker")
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent(index: int, count: int) -> None:
-    """Run in a worker process: it ends when the training process does, even when that is killed."""
-    del index, count
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def train_batches(

@@ -56,8 +56,10 @@ def once(keys: list[str]) -> list[str]:
 CONFIGS = {argument: flags.load_file(argument) for argument in ARGUMENTS}
 ALIKE = [f"{FOLDER / 'ablation.py'}:{on}" for on in SUBSETS[:-1]]  # tests/dyhead has their blocks
 ALIKE += [f"{FOLDER / 'depth.py'}:{blocks}" for blocks in GRIDS["depth"][2:]]  # more of the same
-# their tracing takes long, or they repeat another: `make test` leaves them to `make test-all`
-DEEP = re.compile("x101|r101|swin_[sbl]|borderdet|reppoints|grid|:none|:improved|:simple|depth|rcnn_r50_dyhead|overfit")
+# of those that `make test` traces too, one a backbone and one a head; the others are left to `make test-all`
+SHORT_BUILDS = re.compile(
+    "^(atss_r50_dyhead_1x:reproduction|fcos_r50_1x|retinanet_r50_dyhead_1x|bccd_lite0|atss_swin_t.*)$"
+)
 MODELS = [a for a in once([repr(config.model) for config in CONFIGS.values()]) if a not in ALIKE]
 
 
@@ -122,7 +124,9 @@ def test_the_grids_mean_what_they_say():
 
 
 @pytest.mark.parametrize(
-    "argument", [pytest.param(a, marks=pytest.mark.long if DEEP.search(a) else []) for a in MODELS], ids=name
+    "argument",
+    [pytest.param(a, marks=[] if SHORT_BUILDS.search(name(a)) else pytest.mark.long) for a in MODELS],
+    ids=name,
 )
 def test_its_model_builds(argument):
     model = CONFIGS[argument].model

@@ -42,6 +42,7 @@ def test_a_module_beside_the_config_is_not_imported(folder):
         f"{folder}/config.json names 'stranger:Task', of the package 'stranger'; if you know it, --trust stranger"
         " allows it (trust=[...] in Python)"
     )
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     with pytest.raises(ConfigError, match="of the package 'stranger'"):  # the command names no such package
         workdir.check(folder, Config())
     assert not (folder / "ran").exists()
@@ -53,6 +54,7 @@ def test_it_is_where_the_package_is_named(folder):
     assert config.model.dyhead.task == "stranger:Task"
     assert (folder / "ran").exists()
     assert configs.packages(config) == ("stranger",)
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     assert workdir.check(folder, config) == config.run.steps  # the config of the command names it
 
 

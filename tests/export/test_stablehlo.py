@@ -87,6 +87,7 @@ def test_the_files_run_with_jax_alone(exported, workdir, tmp_path):
         np.testing.assert_allclose(json.loads(corners), box, atol=1e-3)
 
 
+@pytest.mark.long
 def test_any_batch_size_and_every_platform(exported, workdir):
     from jax import export
 
