@@ -60,6 +60,7 @@ def d01(tmp_path_factory):
 
 @needs_d01
 @pytest.mark.parametrize("image", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_pth_predicts_the_golden_boxes(d01, image, shell, tmp_path):
     case, model, _, path = d01
     height, width = (int(n) for n in case["in/img_shape"][image])

@@ -273,7 +273,7 @@ class Runs:
             f"--config.run.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         ]
         self.environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"  # eight steps
+            "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
         }
         self.environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
 
@@ -359,6 +359,26 @@ def test_a_finished_run_leaves_what_it_promises(whole):
     assert all(speed > 0 and 0 <= wait < 1 for speed, wait in clock[1:])
 
 
+def test_a_finished_run_repeats_its_result(runs, whole):
+    folder, out, _ = whole
+    before = (folder / "metrics.jsonl").read_bytes()
+    code, again, error = runs.finish(folder)
+    assert code == 0, error
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    assert "step 1/" not in again
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
+    folder = whole[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, _, error = runs.finish(folder, "--config.optim.learning_rate=0.5")
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "config.optim.learning_rate was 0.002, is 0.5" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_step_that_runs_is_seen():
     """Of a program of a second or so, while it runs and after."""
     x = jax.device_put(np.ones((256, 256), np.float32) / 256)
@@ -391,26 +411,6 @@ def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(runs, whole, tmp_
     assert ours.keys() == wanted.keys()
     for name in wanted:
         np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
-
-
-def test_a_finished_run_repeats_its_result(runs, whole):
-    folder, out, _ = whole
-    before = (folder / "metrics.jsonl").read_bytes()
-    code, again, error = runs.finish(folder)
-    assert code == 0, error
-    assert again.splitlines()[-1] == out.splitlines()[-1]
-    assert "step 1/" not in again
-    assert (folder / "metrics.jsonl").read_bytes() == before
-
-
-def test_an_error_is_one_line_and_writes_nothing_over(runs, whole):
-    folder = whole[0]
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    code, _, error = runs.finish(folder, "--config.optim.learning_rate=0.5")
-    assert code == 1
-    assert error.count("\n") == 1
-    assert "config.optim.learning_rate was 0.002, is 0.5" in error
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.long

@@ -86,7 +86,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["atss", *(pytest.param(c, marks=pytest.mark.long) for c in CASES if c != "atss")])
 def test_every_layer_of_a_head(case):
     head, schemes = CASES[case]
     model = detectors.build(

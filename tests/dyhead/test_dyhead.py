@@ -71,7 +71,14 @@ def test_crop_and_resize_of_constant_offsets():
     np.testing.assert_allclose(small_mask, 0.5)
 
 
-@pytest.mark.parametrize("off", [("spatial",), ("scale",), ("task",), ("spatial", "scale", "task")], ids="+".join)
+@pytest.mark.parametrize(
+    "off",
+    [
+        *(pytest.param((one,), marks=pytest.mark.long) for one in ("spatial", "scale", "task")),
+        ("spatial", "scale", "task"),
+    ],
+    ids="+".join,
+)
 def test_attentions_switch_off(pyramid, off):
     block = small_block(**dict.fromkeys(off, "none"))
     variables, out = run(block, pyramid)

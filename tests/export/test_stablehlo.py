@@ -64,6 +64,7 @@ def exported(workdir, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_files_run_with_jax_alone(exported, workdir, tmp_path):
     """The snippet of docs/export.md, in a process where this package is not to be found."""
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.S)

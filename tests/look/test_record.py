@@ -62,7 +62,10 @@ def test_programs_are_the_same_without_a_collector(form, pyramid, params, monkey
     assert programs() == with_recording
 
 
-@pytest.mark.parametrize("coarse_offsets", list(CoarseOffsets))
+@pytest.mark.parametrize(
+    "coarse_offsets",
+    [pytest.param(c, marks=[] if c == CoarseOffsets.FLAT else pytest.mark.long) for c in CoarseOffsets],
+)
 def test_a_collector_adds_results_and_no_operation(coarse_offsets, pyramid, params):
     head = DyHead(2, C, norm_groups=4, coarse_offsets=coarse_offsets)
 

@@ -135,7 +135,7 @@ class Runs:
 
     def start(self, count: int, devices: int, arguments: list[str], module: str = "distributed_run") -> "Processes":
         """`count` processes of tests.training.`module`, each with so many devices."""
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = self.environment | {"XLA_FLAGS": flags}
         return Processes(count, [sys.executable, "-um", f"tests.training.{module}", *arguments], environment)
 

@@ -24,7 +24,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.long), True])
 def test_declarations_agree_with_the_names_in_this_package(name, scan):
     model = MODELS[name]
     model.neck.features = model.dyhead.features = 32
