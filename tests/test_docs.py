@@ -23,3 +23,9 @@ def test_paths_of_a_page_exist(page):
 
 def test_paths_in_the_code_exist():
     assert {str(path.relative_to(ROOT)): gone for path in SOURCES if (gone := missing(path.read_text()))} == {}
+
+
+def test_the_tests_that_hold_the_promises_are_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "promises.md").read_text())
+    assert len(named) > 20
+    assert [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text()] == []
