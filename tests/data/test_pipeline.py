@@ -232,6 +232,7 @@ def _with_workers(tmp_path: Path, *arguments: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.long
 def test_worker_processes_end_with_a_killed_one_and_by_no_signal_of_their_own(folder: Path, tmp_path: Path) -> None:
     done = _with_workers(tmp_path, str(folder), "killed")
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]

@@ -52,6 +52,7 @@ def detector(request):
     return model, tiny.init(model), lambda *args, key=0: losses(*args, jax.random.key(key))
 
 
+@pytest.mark.long
 def test_gradient_reaches_every_parameter(detector):
     _, variables, losses = detector
     terms, gradients = losses(variables, tiny.images(2), TRUTH)

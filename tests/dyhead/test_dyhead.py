@@ -156,12 +156,13 @@ def test_the_block_swaps_too(pyramid):
     np.testing.assert_allclose(run(head, pyramid)[1][0], 4 * pyramid[0])
 
 
-@pytest.mark.parametrize(("levels", "blocks"), [(1, 1), (2, 0), (3, 1)])
+@pytest.mark.parametrize(("levels", "blocks"), [(1, 1), (2, 0), pytest.param(3, 1, marks=pytest.mark.long)])
 def test_any_number_of_levels_and_blocks(pyramid, levels, blocks):
     _, out = run(DyHead(num_blocks=blocks, features=C, norm_groups=4), pyramid[:levels])
     assert [x.shape for x in out] == [x.shape for x in pyramid[:levels]]
 
 
+@pytest.mark.long
 def test_input_channels_may_differ(pyramid):
     _, out = run(DyHead(num_blocks=2, features=8, norm_groups=4), pyramid)
     assert {x.shape[-1] for x in out} == {8}
@@ -254,9 +255,9 @@ def test_initialisation(lineage):
 @pytest.mark.parametrize(
     ("fields", "size"),
     [
-        ({}, 0.29),
+        pytest.param({}, 0.29, marks=pytest.mark.long),
         ({"norm_scale": 12**0.5}, 1.0),
-        ({"scale": None}, 0.58),
+        pytest.param({"scale": None}, 0.58, marks=pytest.mark.long),
         ({"spatial": None, "norm_scale": 12**0.5}, 1.0),
     ],
 )

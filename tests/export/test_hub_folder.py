@@ -38,7 +38,7 @@ def copy(exported, tmp_path):
 
 
 def test_predictions_are_the_same_to_the_bit(workdir, exported):
-    images = [tiny_run.noise(40, 60), tiny_run.noise(60, 40, seed=1)]
+    images = [tiny_run.noise(40, 60), tiny_run.noise(30, 45, seed=1)]  # of one canvas
     expected = dyhead_jax.load(workdir)(images, score=0)
     model = dyhead_jax.load(exported)
     assert (model.class_names, model.category_ids, model.step) == (("a", "b"), (3, 7), 0)

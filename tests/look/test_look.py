@@ -155,6 +155,7 @@ def own(request):
     return Recorder(loaded)(np.random.default_rng(0).integers(0, 256, (90, 50, 3), np.uint8))
 
 
+@pytest.mark.long
 def test_attentions_of_ones_own_take_part(own):
     found, notes = report.sections(own, (20.0, 30.0), 0, None)
     pictures = {picture.shows: picture.name for section in found for picture in section.pictures}

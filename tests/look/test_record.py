@@ -117,7 +117,7 @@ def test_what_is_recorded_makes_the_result(plain, pyramid, params):
     assert len({float(w) for block in blocks for level in block.scale for w in level}) > 4
 
 
-@pytest.mark.parametrize("form", FORMS[1:], ids=named)
+@pytest.mark.parametrize("form", [*(pytest.param(f, marks=pytest.mark.long) for f in FORMS[1:3]), FORMS[3]], ids=named)
 def test_scanned_and_rematerialised_blocks_record_the_same(form, plain, pyramid, params):
     out, blocks = record(DyHead(2, C, norm_groups=4, **form), {"params": arranged(params, form)}, pyramid)
     assert len(blocks) == 2

@@ -17,6 +17,10 @@ from tests.properties import drawn
 KERNEL, PADDING, DILATION, GROUPS = (3, 3), (1, 1), (1, 1), 1
 ODD = (0.0, -0.0, 1.0, -1.0, 0.5, 5.0, -6.0, 1e6, -1e6, 1e38, -1e38, 3.4e38, np.inf, -np.inf, np.nan)
 EACH = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+OFTEN = pytest.mark.parametrize(  # many examples
+    "implementation",
+    ["windows", *(pytest.param(name, marks=pytest.mark.long) for name in IMPLEMENTATIONS if name != "windows")],
+)
 
 
 @functools.cache
@@ -46,7 +50,7 @@ def put(array, at):
     ("implementation", "stride"),
     [
         ("gather", (1, 1)),
-        ("dense", (1, 1)),
+        pytest.param("dense", (1, 1), marks=pytest.mark.long),
         ("windows", (1, 1)),
         ("gather", (2, 1)),
         pytest.param("dense", (2, 1), marks=pytest.mark.long),
@@ -64,7 +68,7 @@ def test_any_offsets_equal_the_plain_reference(implementation, stride, at, scale
     np.testing.assert_allclose(got, reference(v, stride), atol=2e-5)
 
 
-@EACH
+@OFTEN
 @drawn
 @given(
     name=st.sampled_from(("x", "mask", "offsets")),

@@ -311,6 +311,7 @@ def test_one_two_and_three_processes_find_the_same_ap(runs: Runs, tmp_path: Path
     assert all(one == found[0] for one in found[1:])
 
 
+@pytest.mark.long
 def test_an_error_of_one_ends_the_other(runs: Runs, tmp_path: Path) -> None:
     pair = runs.pair(tmp_path / "run", "--config.data.batch_size=12")  # not a multiple of eight devices
     for code, out, error in pair.end():

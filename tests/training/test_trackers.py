@@ -90,6 +90,7 @@ def test_mlflow_without_a_server(tmp_path):
         assert base.execute("select name, status from runs").fetchall() == [("run", "FINISHED")]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason='needs the extra: pip install -e ".[mlflow]"')
 def test_a_record_that_mlflow_has_not_is_named(tmp_path):
     (tmp_path / "trackers.json").write_text('{"mlflow": "gone"}')

@@ -58,6 +58,7 @@ def small():
     return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes_of(SMALL))
 
 
+@pytest.mark.long
 def test_files_to_convert_and_to_start_from(small, tmp_path):
     variables = broken(small, "params", "backbone", "conv1", "kernel")
     state = state_dict.save(layouts.detector(SMALL, "official"), variables)

@@ -66,6 +66,7 @@ def test_full_size_mmdetection_model():
     assert {k: list(v.shape) for k, v in back.items()} == {k: v for k, v in theirs.items() if k not in found.left}
 
 
+@pytest.mark.long
 @needs_names
 def test_full_size_official_model():
     """The file has the names of a block, the head; those of backbone and neck are detectron2's."""
