@@ -38,7 +38,7 @@ def test_parameter_count_of_resnet50():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 25_557_032 - 2_049_000  # torchvision without its fc
 
 
-@pytest.mark.parametrize("norm", ["frozen", "eval", "sync"])
+@pytest.mark.parametrize("norm", ["frozen", pytest.param("eval", marks=pytest.mark.long), "sync"])
 def test_gradient_is_zero_exactly_where_frozen(images, variables, norm):
     model = TINY.clone(norm=norm)
 

@@ -63,6 +63,7 @@ def test_gradient_reaches_every_parameter(detector):
         assert np.abs(gradient).max() > 0, name
 
 
+@pytest.mark.long
 def test_no_boxes(detector):
     """Finite, with nothing but class terms; crowds count for nothing."""
     _, variables, losses = detector
@@ -75,6 +76,7 @@ def test_no_boxes(detector):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.long
 def test_samples_follow_the_key(detector):
     _, variables, losses = detector
     first, again, other = (losses(variables, tiny.images(2), TRUTH, key=k)[0] for k in (0, 0, 1))

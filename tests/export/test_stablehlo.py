@@ -105,6 +105,7 @@ def test_any_batch_size_and_every_platform(exported, workdir):
             np.testing.assert_allclose(given, wanted, atol=1e-4)
 
 
+@pytest.mark.long
 def test_it_says_how_to_use_it(exported):
     content = json.loads((exported / "export.json").read_text())
     assert content["class_names"] == ["a", "b"]
