@@ -63,7 +63,7 @@ def test_training_outside_of_the_repository(site, tmp_path):
     trained = python(site, tmp_path, "-m", "dyhead_jax.train", *options)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.splitlines()[-1].startswith("AP ")
-    evaluated = python(site, tmp_path, "-m", "dyhead_jax.evaluate", "--workdir", "run")
+    evaluated = python(site, tmp_path, "-m", "dyhead_jax.evaluate", "--workdir", "run", "--trust", "mine")
     assert evaluated.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1], evaluated.stderr
     unknown = python(site, tmp_path, "-m", "dyhead_jax.train", "--config=demo_shape", "--workdir=run")
     assert unknown.stderr == (

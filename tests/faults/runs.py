@@ -62,14 +62,16 @@ class Process:
 
     def _read_out(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self.out += line
-            self._lines.put(line)
+        with self.popen.stdout as stream:
+            for line in stream:
+                self.out += line
+                self._lines.put(line)
 
     def _read_error(self) -> None:
         assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self.error += line
+        with self.popen.stderr as stream:
+            for line in stream:
+                self.error += line
 
     def wait_for(self, text: str) -> bool:
         """Whether a line that starts with `text` came before the run ended."""

@@ -16,6 +16,7 @@ import pytest
 
 from dyhead_jax import command, detectors, train
 from dyhead_jax.config import Config, flags, load_file
+from dyhead_jax.data import box_counts
 from dyhead_jax.training import checkpoint, distributed, optim, steps
 from tests.data.folders import write_split
 from tests.evaluation.test_evaluate import Squares
@@ -226,6 +227,9 @@ def assert_same_run(folder: Path, one: Path) -> None:
     for key, row in wanted.items():
         for name, value in row.items():
             if name in ("train/images_per_second", "train/input_wait"):
+                continue
+            if name.removeprefix("train/") in box_counts.NAMES:  # of process 0 alone
+                assert ours[key][name] <= value
                 continue
             if name.startswith("eval/"):
                 assert ours[key][name] == value, (key, name)
