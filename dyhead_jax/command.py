@@ -164,9 +164,8 @@ def _interrupt(*_: Any) -> None:
     second Ctrl-C ends it at once."""
     signal.signal(signal.SIGINT, _leave)
     if not debugging():
-        warnings.filterwarnings(
-            "ignore", r"coroutine '\w+Handler\.\w+' was never awaited"
-        )  # a save that was broken off
+        # of a save that was broken off
+        warnings.filterwarnings("ignore", r"coroutine '\w+Handler\.\w+' was never awaited")
     timer = threading.Timer(GRACE_SECONDS, _leave)
     timer.daemon = True
     timer.start()

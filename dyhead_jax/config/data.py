@@ -31,9 +31,7 @@ class PhotosConfig:
     val_fraction: float = 0.2  # of the images, where the folder has no validation part; by a hash of their names
     class_names: tuple[str, ...] = ()  # of YOLO labels without data.yaml or classes.txt, by class number
     limit: int = 0  # use only the first images of each split, this many; 0 is all
-    box_frame: str = (
-        ""  # pixels of boxes: "stored", "upright" (by EXIF) or "declared" (the size); "" tells by the sizes
-    )
+    box_frame: str = ""  # boxes are of the picture "stored", "upright" (EXIF) or "declared" (size); "" finds out
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,9 +46,7 @@ class CocoFolderConfig:
     val_images: str = "val"
     limit: int = 0  # use only the first images of each split, this many; 0 is all
     prepared: bool = False  # first pack the images into array_record in <workdir>/data; for slow network disks
-    box_frame: str = (
-        ""  # pixels of boxes: "stored", "upright" (by EXIF) or "declared" (the size); "" tells by the sizes
-    )
+    box_frame: str = ""  # boxes are of the picture "stored", "upright" (EXIF) or "declared" (size); "" finds out
 
 
 @dataclass(slots=True, kw_only=True)
