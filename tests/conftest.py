@@ -26,8 +26,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jax
 
 gc.set_threshold(20_000, 10, 10)  # tracing makes many objects that live: look at them less often
-    20_000, 10, 10
-)  # tracing makes many objects that live; looking at them often takes a tenth of the time
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 pytest_plugins = ["tests.parity.reporting"]  # which golden files were compared

@@ -11,10 +11,6 @@ from typing import Any, Protocol
 class Rule(Protocol):
     def allows(self, value: Any) -> bool: ...
 
-    def edges(self, whole: bool) -> tuple[list[Any], list[Any]]:
-        """Values just inside and just outside. whole: only whole numbers fit the field."""
-        ...
-
 
 @dataclass(frozen=True)
 class Range:
@@ -37,20 +33,6 @@ class Range:
             return f"{low} and {'below' if self.below else 'at most'} {self.high}"
         return f"from {self.low} to {self.high}"
 
-    def edges(self, whole: bool) -> tuple[list[Any], list[Any]]:
-        inside, outside = [], [] if whole else [math.nan, math.inf, -math.inf]
-        for end, without, outward in ((self.low, self.above, -math.inf), (self.high, self.below, math.inf)):
-            if math.isinf(end):
-                continue
-            nearest = int(end) if whole else float(end)
-            (outside if without else inside).append(nearest)
-            if whole:
-                direction = 1 if outward > 0 else -1
-                (inside if without else outside).append(nearest + (-direction if without else direction))
-            else:
-                (inside if without else outside).append(math.nextafter(end, -outward if without else outward))
-        return inside, outside
-
 
 @dataclass(frozen=True)
 class OneOf:
@@ -61,10 +43,6 @@ class OneOf:
 
     def __str__(self) -> str:
         return f"one of {', '.join(map(str, self.values))}"
-
-    def edges(self, whole: bool) -> tuple[list[Any], list[Any]]:
-        del whole
-        return list(self.values), [n for n in range(min(self.values) - 1, max(self.values) + 2) if n not in self.values]
 
 
 @dataclass(frozen=True)
@@ -85,15 +63,6 @@ class Each:
         else:
             count = f"{self.least} or more values"
         return f"{count}, each {self.rule}"
-
-    def edges(self, whole: bool) -> tuple[list[Any], list[Any]]:
-        inside, outside = self.rule.edges(whole)
-        counts = (max(self.least, 1),) if self.counts is None else self.counts
-        good = next(iter(inside), 0 if whole else 0.0)
-        rows = [(value,) * count for value in inside for count in counts if count]
-        bad = [(good,) * (count - 1) + (value,) for value in outside for count in counts if count]
-        wrong = [self.least - 1] if self.counts is None else {n + d for n in counts for d in (-1, 1)} - set(counts)
-        return rows, bad + [(good,) * count for count in wrong if count >= 0]
 
 
 COUNT = Range(1)  # of things that there must be

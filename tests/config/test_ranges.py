@@ -9,6 +9,7 @@ import pytest
 from dyhead_jax import config as configs
 from dyhead_jax.choices import Choice
 from dyhead_jax.config import Config, ConfigError, flags, import_path, nodes, ranges, validate, validation
+from tests.config.range_edges import edges
 
 PLACES = {
     "Config": (),
@@ -79,7 +80,7 @@ def test_every_number_has_a_range_and_each_edge_of_it_holds(part, field, kind):
     rule = ranges.rules_of(part).get(field)
     assert rule is not None, "no range in dyhead_jax/config/ranges.py"
     assert rule.allows(getattr(part, field))
-    inside, outside = rule.edges(whole=kind is int)
+    inside, outside = edges(rule, whole=kind is int)
     assert inside or kind is float
     assert outside
     for value in inside:
@@ -152,8 +153,8 @@ def test_what_people_mistype_is_one_clear_line(argument, message):
 
 
 def test_edges_lie_on_both_sides():
-    inside, outside = ranges.Range(0, 1, below=True).edges(whole=False)
+    inside, outside = edges(ranges.Range(0, 1, below=True), whole=False)
     assert inside == [0, math.nextafter(1, 0)]
     assert outside[3:] == [math.nextafter(0, -1), 1]
-    assert ranges.Range(1, 4).edges(whole=True) == ([1, 4], [0, 5])
-    assert ranges.Each(ranges.COUNT, (2,)).edges(whole=True) == ([(1, 1)], [(1, 0), (1,), (1, 1, 1)])
+    assert edges(ranges.Range(1, 4), whole=True) == ([1, 4], [0, 5])
+    assert edges(ranges.Each(ranges.COUNT, (2,)), whole=True) == ([(1, 1)], [(1, 0), (1,), (1, 1, 1)])
