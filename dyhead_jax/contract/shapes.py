@@ -73,9 +73,10 @@ def levels(subject: Subject) -> str:
                 raise Broken(f"{kind} declares level_parameters {name!r}, which do not depend on the number of levels")
     for path, found in sorted(differing.items()):
         if subject.own(path) and not any(path[: len(prefix)] == prefix for prefix in declared):
+            seen = ", ".join(map(str, found))
             raise Broken(
-                f"{'/'.join(path[1:])} depends on the number of levels (1 to {MAX_LEVELS}: {', '.join(map(str, found))}):"
-                " share it over the levels, or name it in `level_parameters`"
+                f"{'/'.join(path[1:])} depends on the number of levels (1 to {MAX_LEVELS}: {seen}): share it over the"
+                " levels, or name it in `level_parameters`"
             )
     count = len([path for path in last if subject.own(path) and path not in differing])
     own = sorted({prefix[-1] for prefix in declared})

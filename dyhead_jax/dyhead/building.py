@@ -183,10 +183,10 @@ def check_maps(who: str, maps: Sequence[Any], size: tuple[int, ...], features: i
 
 
 def describe(value: Any) -> str:
-    """dtype and shape of an array, and what a list is of, for messages."""
+    """dtype and shape of an array, and what a list holds, for messages."""
     if isinstance(value, list | tuple):
-        kinds = list(dict.fromkeys(map(describe, value)))
-        return f"a list of {len(value)}" + (f", each {kinds[0]}" if len(kinds) == 1 else "")
+        held = [describe(item) for item in value[:3]] + ["..."] * (len(value) > 3)
+        return f"a list of {len(value)} ({', '.join(held)})"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
     return f"a {type(value).__name__}"
