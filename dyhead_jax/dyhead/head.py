@@ -109,10 +109,12 @@ class DyHead(nn.Module):
         Raises ValueError if with `scan` the input has other than `features` channels, if a block returns other levels
         than it got, and what a block raises.
         """
-        offered = {"valid": valid if self.valid_area else None, "train": train}
+        if not self.valid_area:
+            valid = None
 
-        def run(module: nn.Module, levels: list[Level]) -> list[Level]:
-            return hand_down(module, **offered)([merged(x) for x in levels])  # type: ignore[arg-type]
+        def run(module: nn.Module, levels: list[Level], valid: list[jax.Array] | None) -> list[Level]:
+            maps = [merged(x) for x in levels]
+            return hand_down(module, valid=valid, train=train)(maps)  # type: ignore[arg-type]
 
         run = nn.remat(run, prevent_cse=not self.scan) if self.remat else run
         block, options = self._block()
@@ -120,21 +122,21 @@ class DyHead(nn.Module):
             levels: list[Level] = list(pyramid)
             for i in range(self.num_blocks):
                 module = make(block, f"block_{i}", **options)
-                levels = run(module, levels)
+                levels = run(module, levels, valid)
                 check_levels(f"block {name_of(module)}", pyramid, levels, self.features, self.dtype)
             return levels
         for level, x in enumerate(pyramid):
             if x.shape[-1] != self.features:
                 raise ValueError(f"scan over blocks: level {level} has {x.shape[-1]} channels, not {self.features}")
         scan = nn.scan(
-            lambda module, carry, _: (run(module, carry), None),
+            lambda module, carry, _: (run(module, carry, valid), None),
             variable_axes={True: 0},
             split_rngs={True: True},
             length=self.num_blocks,
         )
         start = [x.astype(self.dtype) for x in pyramid]
         unbound = make(partial(block, parent=None), None, **options)
-        trace = partial(unbound.init_with_output, **declared(unbound, **offered))
+        trace = partial(unbound.init_with_output, **declared(unbound, valid=valid, train=train))
         result, _ = jax.eval_shape(trace, jax.random.key(0), start)
         check_levels(f"block {name_of(unbound)}", pyramid, result, self.features, self.dtype)
         # the carry of the loop has the structure of its result

@@ -1,8 +1,5 @@
 """Attentions of a fork, small, for the tests of what reaches them and of how their faults are named."""
 
-from typing import ClassVar
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -88,6 +85,14 @@ class OneLevel(TaskFirst):
         return pyramid[:1]
 
 
+class Doubled(TaskFirst):
+    """A block of twice the channels."""
+
+    @nn.compact
+    def __call__(self, pyramid):
+        return [jnp.concatenate([x, x], axis=-1) for x in pyramid]
+
+
 class Stacked(nn.Module):
     """Candidates as one array a level, the batch first."""
 
@@ -130,17 +135,3 @@ class Misspelt(nn.Module):
     def __call__(self, pyramid):
         value = nn.Dense(self.feature, dtype=self.dtype, name="value")
         return [[value(x)] for x in pyramid]
-
-
-class Drifting(nn.Module):
-    """Spatial attention with a layer of its own for each level, and the layers named."""
-
-    level_parameters: ClassVar = ("embedding",)
-
-    @nn.compact
-    def __call__(self, pyramid):
-        table = self.param("embedding", nn.initializers.normal(), (len(pyramid), pyramid[0].shape[-1]))
-        return [
-            [x + jax.lax.reshape(row, (1, 1, 1, row.size)).astype(x.dtype)]
-            for x, row in zip(pyramid, table, strict=True)
-        ]
