@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from dyhead_jax import command
 from dyhead_jax.contract import PROPERTIES
@@ -61,8 +62,10 @@ def _main() -> int:
         raise command.UsageError(f"--features is {options.features}; it must be a multiple of 4")
 
     # eight devices, and programs that compile fast; has to stand before JAX starts
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+    flags = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+    if version("jaxlib").startswith("0.10."):  # later ones do not know it
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
     os.environ["JAX_PLATFORMS"] = "cpu"
     from tqdm import tqdm
 

@@ -9,14 +9,14 @@ from dyhead_jax import detectors
 from dyhead_jax.command import one_line
 from dyhead_jax.contract.subject import Broken, Subject
 from dyhead_jax.contract.tiny_model import CANVAS, HEADS
-from dyhead_jax.training import steps
 from dyhead_jax.types import GroundTruth
 
 
 def in_detectors(subject: Subject) -> str:
     """All six detectors train and detect."""
     for name, head in HEADS.items():
-        model = detectors.build(dataclasses.replace(subject.config.model, head=head))
+        dyhead = dataclasses.replace(subject.config.model.dyhead, num_blocks=1)
+        model = detectors.build(dataclasses.replace(subject.config.model, dyhead=dyhead, head=head))
         try:
             losses, _ = jax.eval_shape(lambda model=model: _use(model))
         except Exception as error:  # whatever a module raises
@@ -33,7 +33,7 @@ def _use(model):
     mask = jnp.ones((2, 1), bool)
     sizes = jnp.asarray([CANVAS] * 2, jnp.int32)
     truth = GroundTruth(boxes=boxes, labels=jnp.zeros((2, 1), jnp.int32), mask=mask, crowd=~mask, sizes=sizes)
-    variables = steps.init_variables(model, jax.random.key(0), CANVAS)
+    found, variables = model.init_with_output(jax.random.key(0), images, sizes, method="detect")
     key = jax.random.key(1)
     losses, _ = model.apply(
         variables,
@@ -44,4 +44,4 @@ def _use(model):
         mutable=["batch_stats"],
         rngs={"dropout": key, "sampling": key},
     )
-    return losses, model.apply(variables, images, sizes, method="detect")
+    return losses, found
