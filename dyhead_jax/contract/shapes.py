@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from dyhead_jax.config import import_path
-from dyhead_jax.contract.subject import ATTENTIONS, Broken, Path, Subject, called
+from dyhead_jax.contract.subject import ATTENTIONS, Broken, Path, Subject, by_path, called
 from dyhead_jax.dyhead.building import misspelt
 from dyhead_jax.dyhead.head import HANDED_DOWN
 from dyhead_jax.training import steps
@@ -86,7 +85,7 @@ def levels(subject: Subject) -> str:
 def bfloat16(subject: Subject) -> str:
     """In a bfloat16 model parameters stay float32, maps are bfloat16, and the values close to those of float32."""
     head = subject.head(dtype=jnp.dtype("bfloat16"))
-    for path, leaf in traverse_util.flatten_dict(subject.initial["params"]).items():
+    for path, leaf in by_path(subject.initial["params"]).items():
         if leaf.dtype != jnp.float32:
             raise Broken(f"parameters are float32, but {'/'.join(path)} is {leaf.dtype}")
     pyramid = subject.pyramid()
@@ -110,7 +109,7 @@ def _targets(subject: Subject) -> Iterator[tuple[str, Any]]:
 
 def _parameters(subject: Subject, count: int) -> dict[Path, tuple[int, ...]]:
     _, variables = subject.traced(count)
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables.get("params", {})).items()}
+    return {path: leaf.shape for path, leaf in by_path(variables.get("params", {})).items()}
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:

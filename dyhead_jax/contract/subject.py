@@ -125,7 +125,7 @@ def program(head: DyHead) -> Callable[[Any, Pyramid], tuple[list[Any], dict[Path
 
     def readable(variables: Any, pyramid: Pyramid) -> tuple[list[Any], dict[Path, np.ndarray]]:
         levels, gradients = jax.tree.map(np.asarray, run(variables, pyramid))
-        return levels, dict(traverse_util.flatten_dict(gradients))
+        return levels, by_path(gradients)
 
     return readable
 
@@ -135,6 +135,11 @@ def weighted_sum(levels: Any) -> jax.Array:
     leaves = jax.tree.leaves(levels)
     weights = noise([leaf.shape for leaf in leaves], seed=9)
     return sum((jnp.vdot(x.astype(jnp.float32), w) for x, w in zip(leaves, weights, strict=True)), jnp.float32(0))
+
+
+def by_path(tree: Any) -> dict[Path, Any]:
+    """The leaves of a tree of variables, by the names that lead to them."""
+    return dict(traverse_util.flatten_dict(tree))  # type: ignore[arg-type]
 
 
 def difference(found: Any, wanted: Any) -> float:

@@ -1,15 +1,13 @@
 """What happens in training only: random numbers, batch statistics, learning rates."""
 
-from typing import Any
-
 import jax
 import numpy as np
-from flax import errors, traverse_util
+from flax import errors
 
 from dyhead_jax import detectors
 from dyhead_jax.command import one_line
 from dyhead_jax.contract.independence import ROUNDING
-from dyhead_jax.contract.subject import Broken, Subject, difference
+from dyhead_jax.contract.subject import Broken, Subject, by_path, difference
 from dyhead_jax.contract.tiny_model import CANVAS
 from dyhead_jax.dyhead.building import declared
 from dyhead_jax.training import steps
@@ -24,7 +22,7 @@ def train(subject: Subject) -> str:
     for name in variables:
         if name not in KEPT:
             raise Broken(f"training keeps params and batch_stats, but a module creates the collection {name!r}")
-    statistics = [path for path in traverse_util.flatten_dict(variables.get("batch_stats", {})) if subject.own(path)]
+    statistics = [path for path in by_path(variables.get("batch_stats", {})) if subject.own(path)]
     if statistics and not takes:
         raise Broken(f"there are batch statistics ({'/'.join(statistics[0])}), but no call declares `train`")
     try:
@@ -32,13 +30,15 @@ def train(subject: Subject) -> str:
     except errors.InvalidRngError as error:
         raise Broken(f"detection has no random numbers, but: {one_line(error)}") from error
     if not takes:
-        return "no call declares `train`; no random numbers, no batch statistics"
-    head, kept = subject.head(), {"mutable": ["batch_stats"]}
-    wanted, after = steps.jit_once(lambda v: head.apply(v, pyramid, train=False, **kept))(variables)
+        return "no call declares `train`; no batch statistics, and detection needs no random numbers"
+    head = subject.head()
+    wanted, after = steps.jit_once(lambda v: head.apply(v, pyramid, train=False, mutable=["batch_stats"]))(variables)
     before = variables.get("batch_stats", {})
     if difference(after.get("batch_stats", before), before) > 0:
         raise Broken("without `train` batch statistics stay, but they change")
-    step = steps.jit_once(lambda v, key: head.apply(v, pyramid, train=True, rngs={"dropout": key}, **kept))
+    step = steps.jit_once(
+        lambda v, key: head.apply(v, pyramid, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+    )
     one, moved = step(variables, jax.random.key(0))
     other, _ = step(variables, jax.random.key(1))
     found = [f"{' and '.join(takes)} take{'s' if len(takes) == 1 else ''} `train`"]
@@ -58,7 +58,7 @@ def rates(subject: Subject) -> str:
     """What a module declares of its parameters exists; a layer that says where to sample is among
     `offset_parameters`."""
     parameters = steps.survey(detectors.build(subject.config.model), CANVAS)
-    paths = [path[1:] for path in traverse_util.flatten_dict(parameters.shapes["params"]) if path[0] == "dyhead"]
+    paths = [path[1:] for path in by_path(parameters.shapes["params"]) if path[0] == "dyhead"]
     own = [path for path in paths if subject.own(path) and path[0] == "block_0"]
     reached = [path for path in own if ("dyhead", *path) in parameters.offsets]
     for path in own:
@@ -73,7 +73,7 @@ def rates(subject: Subject) -> str:
         "never trained": [p for p in own if ("dyhead", *p) in parameters.frozen],
         "not decayed": [p for p in own if ("dyhead", *p) in parameters.undecayed],
     }
-    leaves: dict[Any, Any] = traverse_util.flatten_dict(parameters.shapes["params"])
+    leaves = by_path(parameters.shapes["params"])
 
     def size(group: list) -> int:
         return sum(int(np.prod(leaves["dyhead", *path].shape)) for path in group)
