@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dyhead_jax.contract.subject import Broken, NotRun, Subject, difference, program, weighted_sum
+from dyhead_jax.contract.subject import Broken, NotRun, Subject, difference, largest, program, weighted_sum
 from dyhead_jax.measure import hlo
 from dyhead_jax.training import parallel
 
@@ -32,7 +32,8 @@ def scan(subject: Subject) -> str:
     wanted, gradients = subject.run(variables, pyramid)
     found, of_loop = program(head)(stacked, pyramid)
     apart = {(f"block_{i}", *path[1:]): gradient[i] for path, gradient in of_loop.items() for i in range(len(gradient))}
-    for what, off in (("result", difference(found, wanted)), ("gradient", difference(apart, gradients))):
+    of_gradients = difference(apart, gradients, least=1e-3 * largest(gradients))
+    for what, off in (("result", difference(found, wanted)), ("gradient", of_gradients)):
         if not off <= FORMS:
             raise Broken(f"scan and remat change nothing, but the {what} differs by {off:.2g} of its largest value")
     return "results and gradients equal those of the blocks one by one"
@@ -59,9 +60,9 @@ def sharding(subject: Subject) -> str:
     text = split.lower(variables, shapes).compile(options).as_text()
     moved = [instruction for instruction, _ in hlo.parse(text or "").of_kind(*MOVES)]
     if moved:
-        largest = max(moved, key=lambda instruction: instruction.size)
+        one = max(moved, key=lambda instruction: instruction.size)
         raise Broken(
             f"each device keeps its images, but the program has {len(moved)} of {', '.join({i.kind for i in moved})};"
-            f" the largest is {largest.shape} from {largest.op_name or 'the compiler'}"
+            f" the largest is {one.shape} from {one.op_name or 'the compiler'}"
         )
     return f"no map leaves its device among {DEVICES}"

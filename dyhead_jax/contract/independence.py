@@ -11,7 +11,7 @@ from dyhead_jax.dyhead.building import declared
 from dyhead_jax.training import steps
 
 ROUNDING = 1e-5  # of float32, relative to the largest value
-CANVAS, IMAGE, FAR = (32, 32), (12, 12), 24  # cells of the finest of two levels; beyond FAR no kernel reaches the image
+CANVAS, IMAGE, FAR = (32, 32), (12, 12), (24, 24)  # cells of the finest level; no kernel reaches from FAR to the image
 
 
 def batch(subject: Subject) -> str:
@@ -32,14 +32,15 @@ def batch(subject: Subject) -> str:
 
 
 def padding(subject: Subject) -> str:
-    """Where an attention takes `valid`, the result on the image does not depend on what lies in the padding."""
+    """Where an attention takes `valid`, the result on the image depends neither on what lies in the padding, beyond the
+    reach of kernels, nor, in scale and task attention, on the size of the canvas."""
     found = []
     for kind in subject.tested:
         module = subject.attention(kind, coarse_offsets="crop")  # "flat" reads offsets from anywhere on the map
         if not declared(module, valid=True):
             found.append(f"{kind}: `valid` is not taken")
             continue
-        off = _on_maps(kind, module, subject) if kind in ("scale", "task") else _on_pyramid(module, subject)
+        off = _in_pyramid(module, subject) if kind in ("spatial", "block") else _in_map(kind, module, subject)
         if not off <= ROUNDING:
             raise Broken(
                 f"{kind} takes `valid`, but what lies in the padding changes its result on the image by {off:.2g} of"
@@ -49,33 +50,36 @@ def padding(subject: Subject) -> str:
     return "; ".join(found)
 
 
-def _on_pyramid(module: Any, subject: Subject) -> float:
-    """Zeros around the image, against noise where no kernel reaches; two levels. (Not against the image without
-    padding: a coarser map that is upsampled has its corners aligned with those of the canvas.)"""
-    shapes = [(1, *size, subject.features) for size in sizes(2, CANVAS)]
-    images, masks, maps = sizes(2, IMAGE), [], []
-    far = sizes(2, (FAR, FAR))
-    for x, y, image, limit in zip(noise(shapes), noise(shapes, 1), images, far, strict=True):
-        mask = _inside(x.shape[1:3], image)
-        plain = np.where(mask[None, :, :, None], x, 0.0).astype(np.float32)
-        maps.append((plain, np.where(_inside(x.shape[1:3], limit)[None, :, :, None], plain, y)))
-        masks.append(jnp.asarray(mask[None]))
-    one, other = ([jnp.asarray(pair[i]) for pair in maps] for i in range(2))
-    variables = steps.jit_once(module.init)(jax.random.key(0), one)
-    run = steps.jit_once(lambda pyramid: module.apply(variables, pyramid, masks))
-    wanted, found = ([_cut(y, size) for y, size in zip(run(x), images, strict=True)] for x in (one, other))
-    return difference(found, wanted)
+def _in_pyramid(module: Any, subject: Subject) -> float:
+    """How far the results on the image move where noise takes the place of zeros in the padding. The canvas stays:
+    where a coarser map is upsampled, its corners are aligned with those of the canvas."""
+    zeros, noisy, masks = zip(*_canvases(subject, 2), strict=True)
+    variables = steps.jit_once(module.init)(jax.random.key(0), list(zeros))
+    run = steps.jit_once(module.apply)
+    wanted, found = (run(variables, list(maps), list(masks)) for maps in (zeros, noisy))
+    images = sizes(2, IMAGE)
+    return max(difference(_cut(x, s), _cut(y, s)) for x, y, s in zip(found, wanted, images, strict=True))
 
 
-def _on_maps(kind: str, module: Any, subject: Subject) -> float:
-    """A map of noise with the image in its corner, against the image alone; for a scale attention two such maps."""
-    (x,), (h, w) = noise([(2, 9, 8, subject.features)]), (5, 6)
+def _in_map(kind: str, module: Any, subject: Subject) -> float:
+    """The same of one map, with zeros on a smaller canvas; a scale attention gets two candidates."""
+    ((zeros, noisy, mask),) = _canvases(subject, 1)
     wrap = (lambda x: [x, x[..., ::-1]]) if kind == "scale" else (lambda x: x)
-    mask = jnp.asarray(np.stack([_inside((9, 8), (h, w)), np.ones((9, 8), bool)]))
-    variables = steps.jit_once(module.init)(jax.random.key(0), wrap(x))
-    wanted = steps.jit_once(module.apply)(variables, wrap(x[:1, :h, :w]))
-    found = steps.jit_once(module.apply)(variables, wrap(x), mask)
-    return difference(_cut(jax.tree.map(lambda y: y[:1], found), (h, w)), wanted)
+    variables = steps.jit_once(module.init)(jax.random.key(0), wrap(noisy))
+    run = steps.jit_once(module.apply)
+    wanted = run(variables, wrap(_cut(zeros, FAR)), _cut(mask, FAR))
+    return difference(_cut(run(variables, wrap(noisy), mask), IMAGE), _cut(wanted, IMAGE))
+
+
+def _canvases(subject: Subject, levels: int) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """For each level an image with zeros around it, the same with noise beyond FAR, and which cells are the image."""
+    shapes = [(1, *size, subject.features) for size in sizes(levels, CANVAS)]
+    found = []
+    for x, y, image, far in zip(noise(shapes), noise(shapes, 1), sizes(levels, IMAGE), sizes(levels, FAR), strict=True):
+        mask, near = (_inside(x.shape[1:3], size)[None] for size in (image, far))
+        zeros = np.where(mask[..., None], x, np.float32(0))
+        found.append((jnp.asarray(zeros), jnp.asarray(np.where(near[..., None], zeros, y)), jnp.asarray(mask)))
+    return found
 
 
 def _cut(maps: Any, size: tuple[int, int]) -> Any:

@@ -66,7 +66,7 @@ def levels(subject: Subject) -> str:
     declared = set()
     for kind, target in _targets(subject):
         for name in getattr(called(target), "level_parameters", ()):
-            prefix = ("block_0", name) if kind == "block" else ("block_0", kind, name)
+            prefix = ("block_0", *(() if kind == "block" else (kind,)), *name.split("/"))
             declared.add(prefix)
             if not any(path[: len(prefix)] == prefix for path in differing):
                 raise Broken(f"{kind} declares level_parameters {name!r}, which do not depend on the number of levels")
@@ -78,7 +78,7 @@ def levels(subject: Subject) -> str:
                 " levels, or name it in `level_parameters`"
             )
     count = len([path for path in last if subject.own(path) and path not in differing])
-    own = sorted({prefix[-1] for prefix in declared})
+    own = sorted({"/".join(prefix[1:]) for prefix in declared})
     return f"{count} arrays are shared by all levels" + (f"; by number of levels, as declared: {own}" if own else "")
 
 

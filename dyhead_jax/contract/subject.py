@@ -142,14 +142,20 @@ def by_path(tree: Any) -> dict[Path, Any]:
     return dict(traverse_util.flatten_dict(tree))  # type: ignore[arg-type]
 
 
-def difference(found: Any, wanted: Any) -> float:
-    """The largest absolute difference of two trees, relative to the largest value of `wanted` in the same array."""
+def difference(found: Any, wanted: Any, least: float = 1e-6) -> float:
+    """The largest absolute difference of two trees, relative to the largest value of `wanted` in the same array, which
+    counts as `least` where it is smaller."""
 
     def of(a: Any, b: Any) -> float:
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        return float(np.max(np.abs(a - b), initial=0.0) / max(float(np.max(np.abs(b), initial=0.0)), 1e-6))
+        return largest(np.asarray(a, np.float32) - np.asarray(b, np.float32)) / max(largest(b), least)
 
     return max(jax.tree.leaves(jax.tree.map(of, found, wanted)), default=0.0)
+
+
+def largest(tree: Any) -> float:
+    """The largest absolute value in a tree."""
+    arrays = (np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree))
+    return max((float(np.max(np.abs(array), initial=0.0)) for array in arrays), default=0.0)
 
 
 def make_subject(chosen: dict[str, str], options: Sequence[str] = (), features: int = 16) -> Subject:

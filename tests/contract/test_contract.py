@@ -77,7 +77,7 @@ def test_a_sound_attention_passes_what_is_traced():
     found = outcomes(of("spatial", "Spatial", "spatial.gain=2.0"), *TRACED)
     assert {name: outcome.holds for name, outcome in found.items()} == dict.fromkeys(TRACED, True), found
     assert found["fields"].text == "spatial takes features, dtype"
-    assert "as declared: ['table']" in outcomes(of("spatial", "DeclaredLevels"), "levels")["levels"].text
+    assert "as declared: ['spatial/table']" in outcomes(of("spatial", "DeclaredLevels"), "levels")["levels"].text
 
 
 @pytest.mark.long
