@@ -87,7 +87,7 @@ def test_a_sound_attention_passes_everything(kind, name):
     assert {name: outcome.holds for name, outcome in found.items()} == dict.fromkeys(PROPERTIES, True), found
     assert found["detectors"].text == ", ".join(HEADS)
     if name == "Trained":
-        assert "random numbers; 2 arrays of batch statistics, which move" in found["train"].text
+        assert "random numbers; 4 arrays of batch statistics, which move" in found["train"].text
 
 
 @pytest.mark.long
