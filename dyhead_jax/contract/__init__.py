@@ -10,7 +10,10 @@ PROPERTIES = {
     "shapes": ("shapes:shapes", "maps of the right size and dtype for 1 to 5 levels and odd sizes"),
     "levels": ("shapes:levels", "parameters are shared by all levels, but for those in `level_parameters`"),
     "train": ("training:train", "dropout and batch statistics follow `train`; detection has no random numbers"),
-    "rates": ("training:rates", "which parameters the learning-rate multipliers reach; offset_rate all named offset"),
+    "rates": (
+        "training:rates",
+        "what learning-rate multipliers reach; layers named offset are in `offset_parameters`",
+    ),
     "detectors": ("detection:in_detectors", "losses and detection of all six"),
     "gradients": ("gradients:gradients", "of every parameter finite and not all zero"),
     "dead": ("gradients:dead", "which parameters have no gradient at the start; not all of an attention"),

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from dyhead_jax import command
 from dyhead_jax.contract import PROPERTIES
 
-KINDS = ("spatial", "scale", "task", "block")
+KINDS = {"spatial": "spatial attention", "scale": "scale attention", "task": "task attention", "block": "block"}
 DESCRIPTION = f"""\
 Checks attentions, or a block, of your own: will they train, in every detector, on every device, and export?
 
@@ -49,8 +49,10 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _main() -> int:
     parser = command.parser("python -m dyhead_jax.contract", DESCRIPTION, EXAMPLES)
-    for kind in KINDS:
-        parser.add_argument(f"--{kind}", metavar="PATH", help=f"import path of the {kind}, package.module:Class")
+    for kind, name in KINDS.items():
+        parser.add_argument(
+            f"--{kind}", metavar="PATH", help=f"import path of your {name}, as in mine:MyClass, or none"
+        )
     parser.add_argument("--features", type=int, default=16, help="of a map, a multiple of 4 (default: 16)")
     parser.add_argument(
         "--only", action="append", choices=tuple(PROPERTIES), metavar="NAME", help="this property; repeatable"

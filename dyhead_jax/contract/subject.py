@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from dyhead_jax.command import UsageError
-from dyhead_jax.config import Config, ConfigError, flags, nodes
+from dyhead_jax.config import Config, ConfigError, flags, import_path, nodes
 from dyhead_jax.contract.tiny_model import make_config
 from dyhead_jax.dyhead import DyHead, DyHeadBlock
 from dyhead_jax.dyhead.building import ATTENTIONS, OFF, Pyramid, make
@@ -66,12 +66,13 @@ class Subject:
         return nodes.target_of(getattr(self.config.model.dyhead, kind))
 
     def attention(self, kind: str, **fields: Any) -> Any:
-        """An attention or the block on its own, with what is handed down to it; fields: of the shipped block."""
+        """An attention or the block on its own, with what is handed down to it; fields: of the shipped block, which a
+        block of another kind gets too where its attentions declare them."""
         block = DyHeadBlock(features=self.features, norm_groups=4, **fields)
         handed = {name: getattr(block, name) for name in HANDED_DOWN}
-        if kind == "block":
-            handed |= {name: self.target(name) for name in ATTENTIONS}
         target = self.target(kind) or OFF[kind]
+        if kind == "block":
+            handed |= {name: _with(self.target(name), fields) for name in ATTENTIONS}
         return make(target, None, **handed) if isinstance(called(target), type) else target
 
     def pyramid(self, levels: int = 3, batch: int = 2, seed: int = 0) -> Pyramid:
@@ -178,3 +179,10 @@ def called(target: Any) -> Any:
     while isinstance(target, partial):
         target = target.func
     return target
+
+
+def _with(target: Any, fields: dict[str, Any]) -> Any:
+    """A class with those of the `fields` set that it declares; None stays None."""
+    if target is None:
+        return None
+    return partial(target, **{name: value for name, value in fields.items() if name in import_path.parameters(target)})

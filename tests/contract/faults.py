@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dyhead_jax.dyhead import ModuleChoice, attentions
 from dyhead_jax.dyhead.valid_area import pooled
 
 
@@ -41,6 +42,23 @@ class Trained(nn.Module):
     def __call__(self, x, train):
         x = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype)(x)
         return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+class Block(nn.Module):
+    """Sound: no task attention."""
+
+    features: int = 256
+    spatial: ModuleChoice = None
+    scale: ModuleChoice = None
+    task: ModuleChoice = None
+    norm_groups: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid, valid=None, train=False):
+        spatial, scale, _ = attentions(self, pyramid, valid=valid, train=train)
+        candidates = spatial(pyramid)
+        return [scale(candidates, level) for level in range(len(pyramid))]
 
 
 class Fields(nn.Module):

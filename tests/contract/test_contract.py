@@ -81,13 +81,21 @@ def test_a_sound_attention_passes_what_is_traced():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("kind", "name"), [("spatial", "Spatial"), ("task", "Task"), ("task", "Trained")])
+@pytest.mark.parametrize(("kind", "name"), [("spatial", "Spatial"), ("task", "Trained"), ("block", "Block")])
 def test_a_sound_attention_passes_everything(kind, name):
     found = outcomes(of(kind, name))
     assert {name: outcome.holds for name, outcome in found.items()} == dict.fromkeys(PROPERTIES, True), found
     assert found["detectors"].text == ", ".join(HEADS)
     if name == "Trained":
         assert "random numbers; 4 arrays of batch statistics, which move" in found["train"].text
+
+
+@pytest.mark.long
+def test_a_block_takes_its_statistics_over_the_image():
+    """With the shipped spatial attention, though it hands no `coarse_offsets` down."""
+    subject = make_subject({"block": f"{FAULTS}:Block"})
+    assert subject.tested == ("block",)
+    assert outcomes(subject, "padding")["padding"].text == "block: that of the image alone"
 
 
 @pytest.mark.long
