@@ -100,7 +100,7 @@ class Subject:
         """Variables away from where they start, so that none is zero."""
         leaves, tree = jax.tree.flatten(self.initial)
         more = noise([leaf.shape for leaf in leaves], seed)
-        return jax.tree.unflatten(tree, [leaf + 0.1 * abs(x) for leaf, x in zip(leaves, more, strict=True)])
+        return jax.tree.unflatten(tree, [x + (0.1 * abs(y)).astype(x.dtype) for x, y in zip(leaves, more, strict=True)])
 
     @cached_property
     def run(self) -> Callable[[Any, Pyramid], tuple[list[Any], dict[Path, np.ndarray]]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.detectors.towers import small_normal, widen
+from dyhead_jax.dyhead.branches import merged
 from dyhead_jax.dyhead.building import ModuleChoice, hand_down, make
 
 
@@ -14,7 +15,8 @@ class RoIHead(nn.Module):
     """Pooled features to class logits and deltas for each class.
 
     layers: number of fully connected layers of fc_features channels, Xavier-uniform; or, with `task` (a module class, a
-    partial of one or its import path), number of such attentions, on the pooled map. Predictors N(0, 0.01) and
+    partial of one or its import path), number of such attentions, on the pooled map (of two branches the mean).
+    Predictors N(0, 0.01) and
     N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
     """
 
@@ -37,7 +39,7 @@ class RoIHead(nn.Module):
         if attends:
             for i in range(self.layers):
                 handed = {"features": x.shape[-1], "dtype": self.dtype, "axis_name": self.axis_name}
-                x = hand_down(make(self.task, f"task_{i}", **handed), train=train)(x)
+                x = merged(hand_down(make(self.task, f"task_{i}", **handed), train=train)(x))
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         if not attends:
             for i in range(self.layers):
