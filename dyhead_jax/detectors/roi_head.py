@@ -16,8 +16,7 @@ class RoIHead(nn.Module):
 
     layers: number of fully connected layers of fc_features channels, Xavier-uniform; or, with `task` (a module class, a
     partial of one or its import path), number of such attentions, on the pooled map (of two branches the mean).
-    Predictors N(0, 0.01) and
-    N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
+    Predictors N(0, 0.01) and N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
     """
 
     class_parameters: ClassVar = {  # see training/parameters.py
