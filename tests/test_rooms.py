@@ -14,7 +14,7 @@ FLOORS = (
     {"evaluation"},
     {"inference"},
     {"measure", "export", "look"},
-    {"demo"},
+    {"demo", "contract"},
     {"evaluate", "predict", "convert", "failure", "benchmark"},
     {"train", "__init__"},
 )

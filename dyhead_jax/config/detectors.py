@@ -104,7 +104,7 @@ class RepPointsConfig:
 class FasterRCNNConfig(Parent):
     """Faster R-CNN: region proposals, RoIAlign, two fully connected layers."""
 
-    NODES: ClassVar = {"task": ("features", "dtype")}
+    NODES: ClassVar = {"task": ("features", "dtype", "axis_name")}
 
     module: str = "dyhead_jax.detectors.faster_rcnn:FasterRCNN"
     anchor_scale: float = 8.0  # anchor side in strides

@@ -130,7 +130,7 @@ def unused(dyhead: Any) -> list[str]:
     return [
         f"config.model.dyhead.{name}={getattr(dyhead, name)} has no effect: no attention has such a field"
         for name in nodes.handed_down(DyHeadConfig, "spatial")
-        if name not in ("dtype", "features")
+        if name not in ("dtype", "axis_name", "features")
         and getattr(dyhead, name) != getattr(DyHeadConfig(), name)
         and not any(name in parameters for parameters in takes)
     ]

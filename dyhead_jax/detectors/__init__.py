@@ -8,8 +8,15 @@ Backbone: `__call__(x, train)` takes x (b, h, w, 3) and returns the maps [C2, C3
 Neck: `__call__(maps)` returns a pyramid, a list of (b, h_l, w_l, features), fine to coarse. Fields `features`, `start`
     and `levels`; level l has stride 4 * 2^(start + l).
 DyHead: `__call__(pyramid)` returns a pyramid of the same heights and widths, in which a level may be a `Branches`. With
-    a keyword `valid` it gets the cells that lie on the image, (b, h_l, w_l) bool of each level. Fields `num_blocks` and
-    `features` (its channels, if num_blocks is not 0).
+    a keyword `valid` it gets the cells that lie on the image, (b, h_l, w_l) bool of each level, and with a keyword
+    `train` whether it is a step of training. Fields `num_blocks` and `features` (its channels, if num_blocks is not 0).
+Block of DyHead: as DyHead, for one block; `dyhead.building` has the helpers to write one. Its attentions:
+    spatial(pyramid) returns for each level a list of candidates, scale(candidates of a level) one map, and task(x) one
+    map or a `Branches`; all maps are (b, h_l, w_l, features) in `dtype`. A level has as many candidates as the spatial
+    attention gives it: the shipped one 2 at both ends, 3 between, and 1 where there is a single level.
+    Each gets what it declares: as a field those of `dyhead.head.HANDED_DOWN` (`features`, `dtype`, `axis_name`, ...),
+    as a keyword of its call `valid` and `train`. In training there are the random stream "dropout" and the collection
+    "batch_stats"; each block has its own. `python -m dyhead_jax.contract` checks all of this.
 Each of the three may have `is_frozen(path)`: whether the parameter at `path`, the names below the module's own, never
     trains. A part without that method has no frozen parameters. What else a module may declare of its parameters (that
     they say where to sample, or are not decayed) is in `training.parameters`.

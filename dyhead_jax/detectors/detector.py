@@ -12,7 +12,8 @@ from flax import linen as nn
 from dyhead_jax.boxes.postprocess import mark_broken
 from dyhead_jax.choices import Choice
 from dyhead_jax.dyhead.branches import Level
-from dyhead_jax.dyhead.valid_area import over, valid_cells
+from dyhead_jax.dyhead.building import hand_down
+from dyhead_jax.dyhead.valid_area import valid_cells
 from dyhead_jax.types import Detections, GroundTruth
 
 Maps = dict[str, list[Any]]  # pyramids and raw predictions by name, each a list of (b, h_l, w_l, c), fine to coarse
@@ -24,6 +25,9 @@ class Detector(nn.Module):
 
     losses    features -> targets -> normalizers, averaged over devices -> loss_terms
     detect    features -> detect_from_maps
+
+    `train`, whether it is a step of training, reaches the backbone, and where they declare it DyHead, `predict` and
+    `loss_terms`.
 
     backbone, neck, dyhead: Linen modules, see `dyhead_jax.detectors`. pixel_mean, pixel_std: of the RGB channels; bgr:
     the backbone takes blue first. pad_divisor: images count as padded to a multiple of it (mmdetection's pad_shape).
@@ -56,7 +60,7 @@ class Detector(nn.Module):
         """
         maps = self.features(images, ground_truth.sizes, train)
         sizes = image_sizes_or_canvas(images, ground_truth.sizes)
-        return self.losses_from_maps(maps, ground_truth, sizes, normalizers)
+        return self.losses_from_maps(maps, ground_truth, sizes, normalizers, train)
 
     def losses_from_maps(
         self,
@@ -64,6 +68,7 @@ class Detector(nn.Module):
         ground_truth: GroundTruth,
         sizes: jax.Array | None = None,
         normalizers: dict[str, jax.Array] | None = None,
+        train: bool = True,
     ) -> dict[str, jax.Array]:
         """`losses` from the maps that `features` returns. sizes: (b, 2), where not None, replaces ground_truth.sizes.
 
@@ -72,7 +77,7 @@ class Detector(nn.Module):
         targets = self.targets(maps, with_sizes(ground_truth, sizes))
         if normalizers is None:
             normalizers = self.mean_over_devices(self.normalizers(targets))
-        return self.loss_terms(maps, targets, Normalizers(normalizers))
+        return hand_down(self.loss_terms, train=train)(maps, targets, Normalizers(normalizers))
 
     def count(self, images: jax.Array, ground_truth: GroundTruth, train: bool = True) -> dict[str, jax.Array]:
         """The normalizers of these images, averaged over devices. Arguments as in `losses`.
@@ -121,8 +126,8 @@ class Detector(nn.Module):
         maps: Maps = {"backbone": self.backbone(self.network_input(images, sizes), train)}
         maps["neck"] = self.neck(maps["backbone"])
         valid = None if sizes is None else valid_cells(sizes, shapes_of(maps["neck"]), self.strides)
-        maps["dyhead"] = over(valid, self.dyhead)(maps["neck"])
-        return maps | self.predict(maps["dyhead"])
+        maps["dyhead"] = hand_down(self.dyhead, valid=valid, train=train)(maps["neck"])
+        return maps | hand_down(self.predict, train=train)(maps["dyhead"])
 
     def network_input(self, images: jax.Array, sizes: jax.Array | None) -> jax.Array:
         """uint8 RGB pixels to normalised input, zero outside the image as in both references; floats stay as they are,

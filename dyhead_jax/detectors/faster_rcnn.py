@@ -104,7 +104,7 @@ class FasterRCNN(Detector):
         self.rpn_tower = Tower(self.rpn_convs, self.rpn_features, norm_groups=0, dtype=self.dtype)
         self.rpn_class_predictor = predictor(anchors_per_cell, 1, self.dtype, None)
         self.rpn_box_predictor = predictor(4 * anchors_per_cell, 1, self.dtype, None)
-        self.roi_head = RoIHead(self.num_classes, self.layers, self.fc_features, self.task, self.dtype)
+        self.roi_head = RoIHead(self.num_classes, self.layers, self.fc_features, self.task, self.dtype, self.axis_name)
 
     def predict(self, pyramid: list[Level]) -> Maps:
         """First stage: "objectness" logits (b, h, w, a) and "proposal" deltas (b, h, w, a * 4) of each level."""
@@ -144,7 +144,7 @@ class FasterRCNN(Detector):
         boxes = jnp.where(mask[..., None], jnp.take_along_axis(boxes, index[..., None], axis=1), 0.0)
         return Proposals(boxes, jnp.where(mask, jnp.take_along_axis(scores, index, axis=1), 0.0), mask)
 
-    def second_stage(self, pyramid: list[Level], rois: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def second_stage(self, pyramid: list[Level], rois: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """rois: (b, r, 4), pixels. Returns logits (b, r, q + 1), the background last, and deltas (b, r, q, 4)."""
         pooled = roi_align(
             [merged(level) for level in pyramid[: self.roi_levels]],
@@ -154,7 +154,7 @@ class FasterRCNN(Detector):
             size=self.roi_size,
             sampling_ratio=self.roi_sampling_ratio,
         )
-        logits, deltas = self.roi_head(pooled.reshape(-1, *pooled.shape[2:]))
+        logits, deltas = self.roi_head(pooled.reshape(-1, *pooled.shape[2:]), train)
         return logits.reshape(*rois.shape[:2], -1), deltas.reshape(*rois.shape[:2], self.num_classes, 4)
 
     def match(self, shapes: list[tuple[int, int]], ground_truth: GroundTruth) -> jax.Array:
@@ -222,7 +222,7 @@ class FasterRCNN(Detector):
         }
 
     def loss_terms(
-        self, maps: Maps, targets: tuple[Sampled, Sampled], normalizers: dict[str, jax.Array]
+        self, maps: Maps, targets: tuple[Sampled, Sampled], normalizers: dict[str, jax.Array], train: bool = False
     ) -> dict[str, jax.Array]:
         """loss_rpn_class (binary cross-entropy), loss_rpn_box (L1), loss_class (cross-entropy), loss_box (L1)."""
         anchors, proposals = targets
@@ -232,7 +232,7 @@ class FasterRCNN(Detector):
         rpn_class = losses.binary_cross_entropy(objectness, anchors.matched.positive.astype(objectness.dtype))
         rpn_box = _box_loss(anchors, deltas, self.rpn_box_std)
 
-        logits, class_deltas = self.second_stage(maps["dyhead"], proposals.priors)
+        logits, class_deltas = self.second_stage(maps["dyhead"], proposals.priors, train)
         labels = jnp.where(proposals.matched.positive, proposals.matched.labels, self.num_classes)
         own = jnp.minimum(labels, self.num_classes - 1)[..., None, None]
         roi_class = losses.cross_entropy(logits, labels)

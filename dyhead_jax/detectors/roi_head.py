@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.detectors.towers import small_normal, widen
-from dyhead_jax.dyhead.head import ModuleChoice, make
+from dyhead_jax.dyhead.branches import merged
+from dyhead_jax.dyhead.building import ModuleChoice, hand_down, make
 
 
 class RoIHead(nn.Module):
     """Pooled features to class logits and deltas for each class.
 
     layers: number of fully connected layers of fc_features channels, Xavier-uniform; or, with `task` (a module class, a
-    partial of one or its import path), number of such attentions, on the pooled map. Predictors N(0, 0.01) and
-    N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
+    partial of one or its import path), number of such attentions, on the pooled map (of two branches the mean).
+    Predictors N(0, 0.01) and N(0, 0.001). Features are flattened with channels first, as in PyTorch's checkpoints.
     """
 
     class_parameters: ClassVar = {  # see training/parameters.py
@@ -26,14 +27,18 @@ class RoIHead(nn.Module):
     fc_features: int = 1024
     task: ModuleChoice = None
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x: (n, s, s, c). Returns (n, q + 1) logits, the background last, and (n, q, 4) deltas, both float32."""
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """x: (n, s, s, c). Returns (n, q + 1) logits, the background last, and (n, q, 4) deltas, both float32.
+
+        train: for the attentions that take it."""
         attends = self.task is not None and self.task != "none"
         if attends:
             for i in range(self.layers):
-                x = make(self.task, f"task_{i}", features=x.shape[-1], dtype=self.dtype)(x)
+                handed = {"features": x.shape[-1], "dtype": self.dtype, "axis_name": self.axis_name}
+                x = merged(hand_down(make(self.task, f"task_{i}", **handed), train=train)(x))
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         if not attends:
             for i in range(self.layers):

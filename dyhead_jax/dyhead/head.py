@@ -1,6 +1,6 @@
 """The block task(scale(spatial(pyramid))) and the stack of blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,37 +11,30 @@ from flax import linen as nn
 from dyhead_jax.config import import_path
 from dyhead_jax.dyhead.activations import Lineage
 from dyhead_jax.dyhead.branches import Branches, Level, merged
+from dyhead_jax.dyhead.building import (
+    ATTENTIONS,
+    ModuleChoice,
+    Pyramid,
+    attentions,
+    check_levels,
+    declared,
+    hand_down,
+    make,
+    name_of,
+)
 from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets
 from dyhead_jax.dyhead.scale import ScaleAttention
-from dyhead_jax.dyhead.spatial import PlainNeighbours, SpatialAttention
+from dyhead_jax.dyhead.spatial import SpatialAttention
 from dyhead_jax.dyhead.task import TaskAttention
-from dyhead_jax.dyhead.valid_area import over
-
-Pyramid = list[jax.Array]
-ModuleChoice = Callable[..., Any] | str | None  # a module class, a partial or import path of one; None or "none": off
-ATTENTIONS = ("spatial", "scale", "task")
-
-
-def mean_of_candidates(candidates: list[jax.Array]) -> jax.Array:
-    """The mean, used when scale attention is switched off."""
-    return sum(candidates[1:], candidates[0]) / len(candidates)
-
-
-def make(choice: ModuleChoice, name: str | None, **context: Any) -> Any:
-    """The module that `choice` names, called with those values of `context` that it declares as fields.
-
-    A fork's attention thus declares only the fields that it needs (`features`, `dtype`, ...). `choice` carries its own
-    options, as a partial.
-    """
-    target: Any = import_path.load(choice) if isinstance(choice, str) else choice
-    return import_path.call(partial(target, name=name), context)
 
 
 class DyHeadBlock(nn.Module):
     """One block. Its three attentions are created once and shared by all levels.
 
     spatial, scale, task: module classes, partials of them or import paths; None or "none" switches one off (plain 3x3
-    convolutions, plain mean, ReLU). All other fields are passed to the attentions that declare them.
+    convolutions, plain mean, ReLU). All other fields are passed to the attentions that declare them. axis_name: the
+    mapped axis (of `jax.pmap`) over which an attention's batch statistics are averaged; None where one program sees the
+    whole batch.
     Source: paper equation 2, in the order of the released code (spatial, scale, task).
     """
 
@@ -56,55 +49,19 @@ class DyHeadBlock(nn.Module):
     lineage: Lineage = Lineage.OFFICIAL
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> list[Level]:
+    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None, train: bool = False) -> list[Level]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level, or
         `Branches` of such maps if the task attention returns them.
 
-        valid: (b, h_l, w_l) bool for each level, for the attentions that take it (see `valid_area`).
+        valid: (b, h_l, w_l) bool for each level (see `valid_area`), and train, for the attentions that take them.
         Raises ValueError, which names the attention and the level, if a result has another shape or dtype.
         """
-        spatial = self._attention("spatial", self.spatial, off=PlainNeighbours)
-        scale = self._attention("scale", self.scale, off=mean_of_candidates)
-        task = self._attention("task", self.task, off=nn.relu)
-        candidates = over(valid, spatial)(pyramid)
-        if len(candidates) != len(pyramid):
-            raise ValueError(
-                f"spatial attention {_name(spatial)} returns {len(candidates)} lists of candidates for"
-                f" {len(pyramid)} levels"
-            )
-        levels = []
-        for level, (x, maps) in enumerate(zip(pyramid, candidates, strict=True)):
-            cells = None if valid is None else valid[level]
-            self._check("spatial", spatial, level, x, maps)
-            y = over(cells, scale)(maps)
-            self._check("scale", scale, level, x, [y])
-            z = over(cells, task)(y)
-            self._check("task", task, level, x, z if isinstance(z, Branches) else [z])
-            levels.append(z)
-        return levels
-
-    def _attention(self, name: str, choice: ModuleChoice, off: Callable[..., Any]) -> Any:
-        if choice is None or choice == "none":
-            if off is not PlainNeighbours:
-                return off
-            choice = off
-        return make(choice, name, **{field: getattr(self, field) for field in HANDED_DOWN})
-
-    def _check(self, kind: str, module: Any, level: int, x: jax.Array, maps: Sequence[jax.Array]) -> None:
-        """Raises ValueError unless `maps`, a module's results for level x, have the shape and dtype of the block."""
-        expected = jax.ShapeDtypeStruct((*x.shape[:3], self.features), self.dtype)
-        for result in maps:
-            if (result.shape, result.dtype) != (expected.shape, expected.dtype):
-                raise ValueError(
-                    f"{kind} attention {_name(module)}, level {level}: returns {result.dtype}{list(result.shape)}, not"
-                    f" {expected.dtype}{list(expected.shape)} (b, h, w, features)"
-                )
-
-
-def _name(module: Any) -> str:
-    return type(module).__name__ if isinstance(module, nn.Module) else import_path.name_of(module)
+        spatial, scale, task = attentions(self, pyramid, valid=valid, train=train)
+        candidates = spatial(pyramid)
+        return [task(scale(candidates, level), level) for level in range(len(pyramid))]
 
 
 HANDED_DOWN = tuple(name for name in import_path.parameters(DyHeadBlock) if name not in ATTENTIONS)
@@ -139,47 +96,54 @@ class DyHead(nn.Module):
     scan: bool = False
     valid_area: bool = False
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None) -> list[Level]:
+    def __call__(self, pyramid: Pyramid, valid: list[jax.Array] | None = None, train: bool = False) -> list[Level]:
         """pyramid: (b, h_l, w_l, c_in), fine to coarse. Returns (b, h_l, w_l, features) for each level, or
         `Branches` of such maps if the last block does. Between blocks each level has one map (`branches.merged`).
 
-        valid: (b, h_l, w_l) bool for each level, used with `valid_area`; None means all cells.
-        Raises ValueError if with `scan` the input has other than `features` channels, and what a block raises.
+        valid: (b, h_l, w_l) bool for each level, used with `valid_area`; None means all cells. train: for the blocks
+        and attentions that take it. Each block has random numbers and variables of its own, with `scan` too, where
+        every collection is stacked along axis 0.
+        Raises ValueError if with `scan` the input has other than `features` channels, if a block returns other levels
+        than it got, and what a block raises.
         """
         if not self.valid_area:
             valid = None
+
+        def run(module: nn.Module, levels: list[Level], valid: list[jax.Array] | None) -> list[Level]:
+            maps = [merged(x) for x in levels]
+            return hand_down(module, valid=valid, train=train)(maps)  # type: ignore[arg-type]
+
+        run = nn.remat(run, prevent_cse=not self.scan) if self.remat else run
         block, options = self._block()
         if not self.scan or self.num_blocks == 0:
             levels: list[Level] = list(pyramid)
             for i in range(self.num_blocks):
-                levels = over(valid, make(block, f"block_{i}", **options))([merged(x) for x in levels])
+                module = make(block, f"block_{i}", **options)
+                levels = run(module, levels, valid)
+                check_levels(f"block {name_of(module)}", pyramid, levels, self.features, self.dtype)
             return levels
         for level, x in enumerate(pyramid):
             if x.shape[-1] != self.features:
                 raise ValueError(f"scan over blocks: level {level} has {x.shape[-1]} channels, not {self.features}")
         scan = nn.scan(
-            lambda module, carry, _: (over(valid, module)([merged(x) for x in carry]), None),
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
+            lambda module, carry, _: (run(module, carry, valid), None),
+            variable_axes={True: 0},
+            split_rngs={True: True},
             length=self.num_blocks,
         )
         start = [x.astype(self.dtype) for x in pyramid]
         unbound = make(partial(block, parent=None), None, **options)
-        result, _ = jax.eval_shape(unbound.init_with_output, jax.random.key(0), start)
+        trace = partial(unbound.init_with_output, **declared(unbound, valid=valid, train=train))
+        result, _ = jax.eval_shape(trace, jax.random.key(0), start)
+        check_levels(f"block {name_of(unbound)}", pyramid, result, self.features, self.dtype)
         # the carry of the loop has the structure of its result
         carry = [Branches(x, x) if isinstance(level, Branches) else x for x, level in zip(start, result, strict=True)]
         return scan(make(block, "blocks", **options), carry, None)[0]
 
-    def _block(self) -> tuple[Any, dict[str, Any]]:
-        """A partial that makes a block, and the values offered to it."""
+    def _block(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """What makes a block, and the values offered to it."""
         block: Any = import_path.load(self.block) if isinstance(self.block, str) else self.block
-        keywords: dict[str, Any] = {}
-        while isinstance(block, partial):
-            keywords = block.keywords | keywords
-            block = block.func
-        if self.remat:
-            block = nn.remat(block, prevent_cse=not self.scan)
-        offered = {name: getattr(self, name) for name in (*ATTENTIONS, *HANDED_DOWN)}
-        return partial(block, **keywords), offered
+        return block, {name: getattr(self, name) for name in (*ATTENTIONS, *HANDED_DOWN)}

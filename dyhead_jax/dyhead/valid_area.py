@@ -1,14 +1,12 @@
 """Statistics without the padding: `valid` (b, h, w) bool marks the cells of a map that lie on the image.
 
 The references compute means and norms over the whole padded map, so their results depend on the canvas. This is the
-option `config.model.dyhead.valid_area`. A module opts in by a parameter `valid` of its `__call__`; without it, it is
-called as usual. The sums then have the same terms, and the same divisor, as for the unpadded image.
+option `config.model.dyhead.valid_area`. A module opts in by a parameter `valid` of its `__call__` (see
+`building.hand_down`); without it, it is called as usual. The sums then have the same terms, and the same divisor, as
+for the unpadded image.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +23,6 @@ def valid_cells(sizes: jax.Array, shapes: Sequence[tuple[int, int]], strides: Se
         columns = jnp.arange(w)[None] * stride < sizes[:, 1:]
         levels.append(rows[:, :, None] & columns[:, None, :])
     return levels
-
-
-def over(valid: Any, module: Callable[..., Any]) -> Callable[..., Any]:
-    """`module` with `valid` bound if its call takes it; `valid` None means the whole map."""
-    if valid is None or "valid" not in inspect.signature(module).parameters:
-        return module
-    return partial(module, valid=valid)
 
 
 def pooled(x: jax.Array, valid: jax.Array | None) -> jax.Array:

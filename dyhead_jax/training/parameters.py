@@ -12,6 +12,9 @@ strings):
                            "classes" (the classes of the first anchor, then those of the next), "classes, background",
                            or "classes x boxes" (four deltas a class). `initial` keeps the part of a class by its name
 
+    level_parameters       their shape depends on the number of levels, so that weights fit a pyramid of as many only;
+                           for `python -m dyhead_jax.contract`
+
 A class attribute `is_norm = True` marks all parameters of the module as those of a norm, like those of Flax's norms.
 """
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from dyhead_jax.detectors.roi_head import RoIHead
 from dyhead_jax.dyhead.branches import Branches
 from dyhead_jax.training import steps
 from tests.detectors import tiny
@@ -109,3 +110,18 @@ def test_losses_and_detections_take_branches(kind):
     found, losses = jax.eval_shape(run, jax.random.key(0), tiny.images(2))
     assert found.boxes.shape == (2, model.max_detections, 4)
     assert all(term.shape == () for term in losses.values())
+
+
+class Halves(nn.Module):
+    """A task attention of two branches."""
+
+    def __call__(self, x):
+        return Branches(x, 3 * x)
+
+
+def test_the_second_stage_reads_the_mean():
+    x = jnp.ones((2, 3, 3, 4))
+    head = RoIHead(num_classes=2, layers=1, task=Halves)
+    variables = steps.jit_once(head.init)(jax.random.key(0), x)
+    found = head.apply(variables, x)
+    jax.tree.map(np.testing.assert_array_equal, found, head.clone(layers=0).apply(variables, 2 * x))

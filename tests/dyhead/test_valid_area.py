@@ -10,9 +10,9 @@ from dyhead_jax import detectors
 from dyhead_jax.config import DyHeadConfig, EfficientNetLiteConfig, FPNConfig, ModelConfig, ResNetConfig, SwinConfig
 from dyhead_jax.detectors.detector import Detector
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention, spatial
-from dyhead_jax.dyhead.head import mean_of_candidates
+from dyhead_jax.dyhead.building import hand_down, mean_of_candidates
 from dyhead_jax.dyhead.spatial import PlainNeighbours
-from dyhead_jax.dyhead.valid_area import over, valid_cells
+from dyhead_jax.dyhead.valid_area import valid_cells
 from dyhead_jax.training import steps
 
 pytestmark = pytest.mark.long
@@ -169,9 +169,9 @@ def test_switched_off_it_is_not_in_the_program():
 
 def test_modules_that_do_not_take_it_are_called_as_ever():
     for module in (Blind(), nn.relu, mean_of_candidates):
-        assert over(valid(), module) is module
+        assert hand_down(module, valid=valid()) is module
     seeing = Seeing()
-    assert over(None, seeing) is seeing
+    assert hand_down(seeing, valid=None) is seeing
     head = DyHead(num_blocks=1, features=C, norm_groups=2, task=f"{__name__}:Blind", scale="none", valid_area=True)
     jax.eval_shape(head.init_with_output, jax.random.key(0), pyramid(0.0), valid())
 
