@@ -7,10 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from dyhead_jax import command
 from dyhead_jax.contract import PROPERTIES
+from dyhead_jax.contract.compiling import quick_flags
 
 KINDS = {"spatial": "spatial attention", "scale": "scale attention", "task": "task attention", "block": "block"}
 DESCRIPTION = f"""\
@@ -64,10 +64,7 @@ def _main() -> int:
         raise command.UsageError(f"--features is {options.features}; it must be a multiple of 4")
 
     # eight devices, and programs that compile fast; has to stand before JAX starts
-    flags = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-    if version("jaxlib").startswith("0.10."):  # later ones do not know it
-        flags.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
+    os.environ["XLA_FLAGS"] = " ".join([*quick_flags(devices=8), os.environ.get("XLA_FLAGS", "")])
     os.environ["JAX_PLATFORMS"] = "cpu"
     from tqdm import tqdm
 
