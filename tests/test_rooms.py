@@ -14,7 +14,7 @@ FLOORS = (
     {"evaluation"},
     {"inference"},
     {"measure", "export", "look"},
-    {"demo"},
+    {"demo", "compare"},
     {"evaluate", "predict", "convert", "failure", "benchmark"},
     {"train", "__init__"},
 )
