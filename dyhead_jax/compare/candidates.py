@@ -60,7 +60,7 @@ def read(texts: Sequence[str], common: Sequence[str], workdir: Path, evaluations
 
 
 def _read(text: str, common: Sequence[str], workdir: Path, evaluations: int) -> Candidate:
-    head, _, rest = text.strip().removeprefix("--config=").partition(" --")
+    head, _, rest = text.strip().partition(" --")
     name = re.match(r"(\w[\w.+-]*)=(?=.)", head)
     file = head[name.end() if name else 0 :].strip()
     try:

@@ -102,8 +102,8 @@ def markdown(table: Sequence[Row], seeds: int) -> str:
                 f"{row.low:.3f} to {row.high:.3f}" if len(row.finished) > 1 else "",
                 gain,
                 _number(row.ap50, ".3f"),
-                f"{row.parameters / 1e6:.2f}",
-                f"{row.multiply_adds / 1e9:.2f}",
+                _amount(row.parameters / 1e6),
+                _amount(row.multiply_adds / 1e9),
                 _number(1e3 * row.step_seconds, ".0f" if row.step_seconds >= 0.1 else ".1f"),
                 "" if held is None else f"{held / GIB:.2f}",
                 _number(row.seconds, ".0f"),
@@ -134,6 +134,10 @@ def _state(row: Row, seeds: int) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
+
+
+def _amount(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _number(value: float, form: str) -> str:

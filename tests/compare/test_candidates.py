@@ -33,23 +33,23 @@ def read(tmp_path, *texts, common=()):
 
 
 def test_names_and_options(file, tmp_path):
-    plain, text, own, named, pasted = read(
+    plain, text, own, named, late = read(
         tmp_path,
         file,
         f"{file}:coco",
         f"{file} --config.model.dyhead.task=none --noconfig.optim.decay_norms --config.optim.learning_rate 0.5",
         f"best.one={file} --config.optim.learning_rate=0.25",
-        f"--config={file} --config.run.log_every=7",
+        f"{file}  --config.run.log_every=7",
         common=["--config.run.steps=9", "--config.optim.learning_rate=1"],
     )
     names = ["mine", "mine:coco", "mine task=none no decay_norms learning_rate=0.5", "best.one", "mine log_every=7"]
-    assert [one.name for one in (plain, text, own, named, pasted)] == names
+    assert [one.name for one in (plain, text, own, named, late)] == names
     assert [one.config.optim.learning_rate for one in (plain, text, own, named)] == [1.0, 1.0, 0.5, 0.25]
     assert own.config.model.dyhead.task.module == "none"
     assert not own.config.optim.decay_norms
     assert text.file == f"{file}:coco"
     assert text.folder == "mine_coco"
-    assert {one.config.run.steps for one in (plain, text, own, named, pasted)} == {9}
+    assert {one.config.run.steps for one in (plain, text, own, named, late)} == {9}
     assert plain.seeded(3).seed == 3
     assert plain.config.seed == 0
     arguments = named.arguments(3)
