@@ -3,14 +3,12 @@
 python -m dyhead_jax.compare --help
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from dyhead_jax import command
 from dyhead_jax.command import UsageError
+from dyhead_jax.compare import CompareError
 
 DESCRIPTION = """Trains configs with several seeds each and compares them: one table, one picture.
 
@@ -29,10 +27,6 @@ EXAMPLES = """  python -m dyhead_jax.compare shapes_grid:atss,plain shapes_grid:
   python -m dyhead_jax.compare A.py B.py --workdir runs/ab --config.run.steps=300 --out results.md
   python -m dyhead_jax.compare demo_shapes 'demo_shapes --config.model.dyhead.task=mine:MyTask' --workdir runs/task
   python -m dyhead_jax.compare $(for n in 1 2 4; do echo depth$n=configs/depth.py:$n; done) --workdir runs/depth"""
-
-
-class CompareError(ValueError):
-    """Runs have failed; the message names them."""
 
 
 def _main() -> int:
@@ -55,7 +49,7 @@ def _main() -> int:
     import jax
 
     from dyhead_jax.compare import candidates, runs
-    from dyhead_jax.compare.process import Ended, Processes
+    from dyhead_jax.compare.process import Ended, Processes, machine
     from dyhead_jax.compare.progress import Progress
     from dyhead_jax.compare.report import Report
 
@@ -77,7 +71,7 @@ def _main() -> int:
         text = report.write()
 
     with Progress(planned) as progress:
-        code = runs.go_through(planned, train, write, _machine() if progress.left else {})
+        code = runs.go_through(planned, train, write, machine() if progress.left else {})
     print(f"\n{text}\n{options.workdir / 'table.md'}, {options.workdir / 'curves.png'}")
     if code:
         print("stopped; the same command goes on from there", flush=True)
@@ -86,15 +80,6 @@ def _main() -> int:
         listed = "; ".join(f"{run.name} ({run.log})" for run in failed)
         raise CompareError(f"{len(failed)} of {len(planned)} runs failed: {listed}")
     return 0
-
-
-def _machine() -> dict[str, Any]:
-    """Where the trainings run. A process of its own asks, since this one must not take their devices."""
-    ask = "import json; from dyhead_jax.measure import timing; print(json.dumps(timing.machine()))"
-    done = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise CompareError("JAX finds no device to train on (see above)")
-    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

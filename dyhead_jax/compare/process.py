@@ -1,5 +1,6 @@
 """One training in a process of its own: its output in a file, its time and memory, and SIGTERM handed on to it."""
 
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax.compare import CompareError
+
 POLL = 0.2  # seconds
+
+
+def machine() -> dict[str, str]:
+    """`timing.machine` of the trainings: a process of its own asks, since this one must not take their devices."""
+    ask = "import json; from dyhead_jax.measure import timing; print(json.dumps(timing.machine()))"
+    done = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise CompareError("JAX finds no device to train on; its own words are above")
+    return json.loads(done.stdout)
 
 
 @dataclass(frozen=True)

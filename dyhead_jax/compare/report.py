@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dyhead_jax.compare import differences, picture, results, table
+from dyhead_jax.command import one_line
+from dyhead_jax.compare import CompareError, differences, picture, results, table
 from dyhead_jax.compare.candidates import Candidate
 from dyhead_jax.compare.runs import Run
 from dyhead_jax.config import Config
@@ -19,7 +20,7 @@ class Report:
     """The report of these runs in a folder.
 
     arguments: of the command line, for the first line of the table; out: where else the table is written. Counts the
-    multiply-adds of every candidate at once, which builds its model: one that cannot be built is noticed here.
+    multiply-adds of every candidate at once, which builds its model. Raises CompareError for one that cannot be built.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Report:
     ):
         self.candidates, self.runs, self.folder, self.out = candidates, runs, folder, out
         self.command = f"python -m dyhead_jax.compare {shlex.join(arguments)}"
-        self.costs = {one.name: _cost(one.config) for one in candidates}
+        self.costs = {one.name: _cost(one) for one in candidates}
         names = [one.name for one in candidates]
         found = {one.name: differences.find(candidates[0].config, one.config) for one in candidates[1:]}
         self.differences = found
@@ -125,8 +126,12 @@ def _machines(runs: Sequence[Run]) -> list[dict[str, str]]:
     return found
 
 
-def _cost(config: Config) -> Cost:
-    return cost.measure(config.model, _size(config))
+def _cost(candidate: Candidate) -> Cost:
+    try:
+        return cost.measure(candidate.config.model, _size(candidate.config))
+    except Exception as error:  # a fork's module may raise anything
+        reason = f"{type(error).__name__}: {one_line(error)[:500]}"
+        raise CompareError(f"{candidate.name}: its model cannot be built: {reason} (--debug shows where)") from error
 
 
 def _size(config: Config) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax.compare import picture, results, table
+from dyhead_jax.compare import CompareError, picture, results, table
 from dyhead_jax.compare.process import Ended
 from dyhead_jax.compare.report import Report
 from dyhead_jax.compare.runs import Record, Run
@@ -136,6 +136,18 @@ def test_a_report_has_all_files_and_says_what_is_unlike(made, tmp_path, monkeypa
         assert image.size[0] > 1000
         pixels = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3)[::1]}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= pixels
+
+
+def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
+    made = config()
+    made.model.dyhead.task = "tests.compare.test_table:broken"
+    with pytest.raises(CompareError, match=r"^ours: its model cannot be built: ZeroDivisionError: .*zero"):
+        Report([candidate("ours", made)], [], tmp_path, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken(**_):
+    return 1 // 0
 
 
 def test_nothing_finished_is_a_table_and_a_picture_too(tmp_path, monkeypatch):
