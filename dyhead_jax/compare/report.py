@@ -91,17 +91,17 @@ class Report:
 def _explained(rows: Sequence[table.Row], config: Config, seeds: int, runs: Sequence[Run]) -> str:
     """What the columns are."""
     height, width = _size(config)
+    on_device = any(row.device_bytes is not None for row in rows)
+    memory = "most in use on a device (`peak_bytes_in_use`)" if on_device else "largest resident set of a run's process"
     parts = [
         "AP, AP50: on the held-out images after the last step, mean over seeds",
         "sd: standard deviation of AP over seeds (n - 1)",
         "gain: difference of the APs of the same seed, mean (lowest to highest)",
         f"parameters: frozen ones too; multiply-adds: of one image of {height}x{width} from pixels to boxes,"
         " as `python -m dyhead_jax.benchmark cost` counts them",
-        f"step: median of the runs' own logs, with all waiting for images{_load(runs)}",
-        "memory: the most that a run had in use on a device (`peak_bytes_in_use`), evaluation included"
-        if any(row.device_bytes is not None for row in rows)
-        else "memory: the largest resident set of a run's process, evaluation included",
-        "seconds: of a run's processes from start to end, mean over seeds; the first run of a config compiles",
+        f"step: median over a run's log and over seeds, with all waiting for images{_load(runs)}",
+        f"memory: {memory}, evaluation included, median over seeds",
+        "seconds: of a run's processes from start to end, median over seeds (the first run of a config compiles)",
     ]
     text = "; ".join(parts) + "."
     if seeds == 1:

@@ -21,8 +21,9 @@ class Row:
 
     ap, ap50: means. sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of
     the first candidate with the same seed, mean, lowest and highest over the seeds that both have finished; None for
-    the first itself and where there is no such seed. step_seconds: median over seeds; seconds: mean; host_bytes,
-    device_bytes: the most of a seed. parameters, multiply_adds: as `benchmark cost` counts them.
+    the first itself and where there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that
+    with three seeds that of the first, which compiles, does not count. parameters, multiply_adds: as `benchmark cost`
+    counts them.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Row:
     parameters: int
     multiply_adds: int
     step_seconds: float
-    host_bytes: int | None
+    host_bytes: float | None
     device_bytes: float | None
     seconds: float
 
@@ -74,9 +75,9 @@ def _row(name: str, results: BY_SEED, first: BY_SEED, failed: Sequence[int], cos
         parameters=sum(cost.parameters.values()),
         multiply_adds=sum(cost.multiply_adds.values()),
         step_seconds=statistics.median(result.step_seconds for result in found) if found else math.nan,
-        host_bytes=max((result.host_bytes for result in found), default=None),
-        device_bytes=max(device) if found and len(device) == len(found) else None,
-        seconds=_mean([result.seconds for result in found]),
+        host_bytes=statistics.median(result.host_bytes for result in found) if found else None,
+        device_bytes=statistics.median(device) if found and len(device) == len(found) else None,
+        seconds=statistics.median(result.seconds for result in found) if found else math.nan,
     )
 
 

@@ -1,7 +1,9 @@
 """Which runs are trained, in which order, and what a run that failed or was stopped leaves to do."""
 
+import io
 import json
 import signal
+import sys
 
 import pytest
 
@@ -130,3 +132,34 @@ def test_the_last_whole_line_of_a_file(tmp_path):
     assert progress.last_line(path) == "two"
     path.write_text("x" * 10_000 + "\nlast\n")
     assert progress.last_line(path) == "last"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_counts_the_steps_of_all_runs(tmp_path, monkeypatch, capsys):
+    trainer = Trainer(a1=runs.STOPPED, b1=1)
+    trainer.go(tmp_path, seeds=1, names=("a",))
+    planned = runs.plan([candidate("a"), candidate("b")], range(2), tmp_path)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    capsys.readouterr()
+    with progress.Progress(planned) as shown:
+        bar = shown._bar
+        assert (shown.left, shown.count, bar.n, bar.total) == (3, 4, STEPS, 4 * STEPS)
+        for number, run, after in ((2, planned[1], 2), (3, planned[2], 3), (4, planned[3], 4)):
+            poll = shown.begins(run, number)
+            write(run, rows({}, {1: None, 2: 8.0}))
+            shown._looked = 0.0
+            poll()
+            assert bar.n == (after - 1) * STEPS + 2
+            run.log.write_text("a line\nerror: no such file\n")
+            shown.ends(run, trainer.train(run, number))
+            assert bar.n == after * STEPS
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == "1 of 4 runs are finished"
+    assert lines[1] == f"2 of 4: b, seed 0, log in {tmp_path / 'b' / 'seed0.log'}"
+    assert lines[2].startswith("  AP 0.5000 AP50 0.2500 ")
+    assert lines[4] == f"  stopped at step 3 of {STEPS}, after 10 s"
+    assert lines[6] == f"  failed with exit code 1 after 10 s: error: no such file ({tmp_path / 'b' / 'seed1.log'})"
