@@ -103,10 +103,9 @@ def _explained(rows: Sequence[table.Row], config: Config, seeds: int, runs: Sequ
         f"memory: {memory}, evaluation included, median over seeds",
         "seconds: of a run's processes from start to end, median over seeds (the first run of a config compiles)",
     ]
-    text = "; ".join(parts) + "."
     if seeds == 1:
-        text += " One seed: how far rows differ by it was not measured."
-    return text
+        parts.append("One seed: how far rows differ by it was not measured.")
+    return "\n".join(f"- {part}" for part in parts)
 
 
 def _load(runs: Sequence[Run]) -> str:
