@@ -84,7 +84,7 @@ def test_two_configs_with_two_seeds_stopped_on_the_way(tmp_path):
     while first.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 1):
         time.sleep(0.005)
     first.send_signal(signal.SIGTERM)
-    out, _ = first.communicate(timeout=200)
+    out, _ = first.communicate(timeout=400)
     assert first.returncode == 75, out
     assert "stopped; the same command goes on from there" in out
     assert 0 < int(next((folder / "tiny" / "seed0" / "checkpoints").iterdir()).name) < STEPS
@@ -96,7 +96,7 @@ def test_two_configs_with_two_seeds_stopped_on_the_way(tmp_path):
         time.sleep(0.05)
         if record.is_file():
             of_first_seeds = comparison.programs()
-    out, _ = second.communicate(timeout=200)
+    out, _ = second.communicate(timeout=400)
     assert second.returncode == 0, out
     assert comparison.programs() == of_first_seeds
     assert sum(name.startswith("jit_step_fn-") for name in of_first_seeds) == 1
@@ -123,7 +123,7 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path):
     comparison = Comparison(tmp_path)
     comparison.configs = [comparison.configs[0] + " --config.data.source.root=/proc/absent"]
     process = comparison.compare("--seeds=1")
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=400)
     assert process.returncode == 1
     log = comparison.folder / "tiny_root=_proc_absent" / "seed0.log"
     assert out.splitlines()[-1] == f"error: 1 of 1 runs failed: tiny root=/proc/absent, seed 0 ({log})"
