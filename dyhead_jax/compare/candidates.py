@@ -11,7 +11,6 @@ from dyhead_jax import command
 from dyhead_jax.command import UsageError
 from dyhead_jax.config import Config, ConfigError, ShapesConfig, flags
 
-GIVEN_HERE = {"seed": "--seeds gives the seeds", "workdir": "--workdir gives the folder"}
 LONGEST_NAME = 100  # characters: it becomes the name of a folder
 
 
@@ -72,9 +71,8 @@ def _read(text: str, common: Sequence[str], workdir: Path, evaluations: int) -> 
         raise UsageError(f"{text!r}: {wrong!r} is not of the form CONFIG --config.NAME=VALUE ...")
     given = [*common, *own]
     for argument in given:
-        field = re.sub("^--(no)?config[.]", "", argument).partition("=")[0]
-        if field in GIVEN_HERE:
-            raise UsageError(f"{argument}: {GIVEN_HERE[field]}")
+        if argument.partition("=")[0] == "--config.seed":
+            raise UsageError(f"{argument}: --seeds gives the seeds")
     try:
         loaded = flags.load_file(file)
         config = flags.override(copy.deepcopy(loaded), given)
