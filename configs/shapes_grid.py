@@ -10,7 +10,9 @@ is smaller than each of them, and the scale attention initially halves it.
     python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
     python train.py --config=configs/shapes_grid.py:atss,scale,task --workdir=runs/scale_task
 
-`benchmarks/drawn_shapes.py` runs a whole grid and writes its table.
+Several of them in one table, with three seeds each:
+
+    python -m dyhead_jax.compare shapes_grid:atss,none shapes_grid:atss,scale shapes_grid:atss --workdir=runs/grid
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """What all commands share: exit codes, one-line errors, `--debug`, paths, Ctrl-C.
 
-Exit code 0 is success, 1 an error, 2 wrong usage, 75 a training run stopped by SIGTERM, 130 Ctrl-C. An error is printed
-to standard error as one line `error: ...` that names the file, key or shape at fault; `--debug` shows the traceback
-instead.
+Exit code 0 is success, 1 an error, 2 wrong usage, 75 a training or comparison stopped by SIGTERM, 130 Ctrl-C. An error
+is printed to standard error as one line `error: ...` that names the file, key or shape at fault; `--debug` shows the
+traceback instead.
 """
 
 import argparse

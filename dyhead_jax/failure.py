@@ -8,7 +8,6 @@ python -m dyhead_jax.failure --help
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +87,14 @@ def replay(folder: Path, trust: Sequence[str] = ()) -> tuple[int, dict[str, floa
         parameters = steps.survey(model, config.data.canvases[0])
         rates = optim.scaled(config.optim, config.data.batch_size)
         optimizer = optim.make_optimizer(rates, config.run.steps, parameters)
-        initial = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
-        state, _ = checkpoints.restore(done, jax.eval_shape(initial, parameters.shapes))
+        like = steps.abstract_state(parameters, optimizer, config.seed, ema=config.optim.ema)
+        state, _ = checkpoints.restore(done, like)
     step = jax.jit(
         steps.make_train_step(
             model,
             optimizer,
             optim.make_schedule(rates, config.run.steps),
             parameters,
-            seed=config.seed,
             accumulate=config.optim.accumulate,
             ema=config.optim.ema,
         )

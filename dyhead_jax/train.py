@@ -19,6 +19,7 @@ The folder then holds
                       train/images_per_second, train/input_wait (the fraction of the time in which the devices were
                       idle because process 0 was loading; an upper bound), train/boxes and, left out of training,
                       train/boxes_too_small, train/boxes_cut_away, train/boxes_over_max (of process 0, since the start),
+                      train/device_bytes (GPUs and TPUs: the most in use at once so far on one device of process 0),
                       eval/AP, eval/AP50, ...
     checkpoints/      for python -m dyhead_jax.evaluate and python -m dyhead_jax.predict
     failures/         all that python -m dyhead_jax.failure needs to rerun a step whose loss was not finite
@@ -45,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dyhead_jax import command, detectors, failure
 from dyhead_jax.config import Config, ConfigError, flags, to_json
@@ -55,7 +57,7 @@ from dyhead_jax.evaluation.initial_model import first_variables
 from dyhead_jax.evaluation.split import evaluate_split
 from dyhead_jax.training import distributed, lock, optim, overview, parallel, steps, stored, trackers, workdir
 from dyhead_jax.training.checkpoint import Checkpoints, make_meta
-from dyhead_jax.training.metrics import Metrics, curves, read_metrics
+from dyhead_jax.training.metrics import Metrics, curves, device_memory, read_metrics
 from dyhead_jax.training.profile import Profile
 from dyhead_jax.training.progress import Progress
 
@@ -112,7 +114,6 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
             optimizer,
             optim.make_schedule(rates, total),
             parameters,
-            seed=config.seed,
             axis_name=devices.axis_name,
             accumulate=config.optim.accumulate,
             ema=config.optim.ema,
@@ -138,15 +139,15 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
             start_step=start,
         )
         stack.enter_context(closing(batches))
-        initial_state = partial(steps.create_state, parameters, optimizer, ema=config.optim.ema)
         if latest >= 0:
-            state, _ = checkpoints.restore(start, jax.eval_shape(initial_state, parameters.shapes), batches)
+            like = steps.abstract_state(parameters, optimizer, config.seed, ema=config.optim.ema)
+            state, _ = checkpoints.restore(start, like, batches)
             print(f"going on from step {start}")
             if earlier is not None and total > earlier:
                 print(f"note: {optim.describe_longer(rates, earlier, total, start)}")
         else:
-            state = steps.jit_once(initial_state)(
-                first_variables(config, single, parameters, train_split.class_names, trust)
+            state = steps.jit_once(partial(steps.create_state, parameters, optimizer, ema=config.optim.ema))(
+                first_variables(config, single, parameters, train_split.class_names, trust), np.uint32(config.seed)
             )
         overview.describe(parameters, devices, config)
         state = devices.replicate(state)
@@ -182,7 +183,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
                     )
             progress.update(step, scalars["train/loss"])
             if metrics is not None and (step % run.log_every == 0 or step == total):
-                more = progress.speed() | position["boxes"]
+                more = progress.speed() | position["boxes"] | device_memory(jax.local_devices())
                 metrics.write(step, scalars | {f"train/{name}": value for name, value in more.items()})
 
         def evaluate_now(step: int) -> dict[str, float]:
@@ -211,7 +212,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
         def evaluation_due(step: int) -> bool:
             return step == total or is_due(step, run.eval_every)
 
-        evaluated = metrics is not None and last_scores(metrics.rows, start) is not None
+        evaluated = metrics is not None and average_precision.scores_at(metrics.rows, start) is not None
         if start and evaluation_due(start) and not distributed.broadcast(evaluated):
             evaluate_now(start)  # its line was lost, or eval_every was changed
         step, pending, position = start, None, batches.get_state()
@@ -242,7 +243,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
                 print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
                 return STOPPED
     if metrics is not None:
-        scores = last_scores(metrics.rows, total)
+        scores = average_precision.scores_at(metrics.rows, total)
         if scores is None:
             raise TrainError(f"{metrics.path} has no evaluation of step {total}")
         print(box_counts.describe(position["boxes"]))
@@ -288,7 +289,7 @@ def is_due(step: int, interval: int) -> bool:
 def finished(folder: Path, total: int) -> str | None:
     """The last line of a run whose steps are all done, evaluated, and saved without damage, or None."""
     where = folder / "checkpoints" / str(total)
-    scores = last_scores(read_metrics(folder / "metrics.jsonl"), total) if where.is_dir() else None
+    scores = average_precision.scores_at(read_metrics(folder / "metrics.jsonl"), total) if where.is_dir() else None
     if scores is None:
         return None
     try:
@@ -296,16 +297,6 @@ def finished(folder: Path, total: int) -> str | None:
     except stored.CheckpointError:
         return None  # the run goes on from the one before, and says why
     return average_precision.ap_line(scores)
-
-
-def last_scores(rows: list[dict[str, Any]], total: int) -> dict[str, float] | None:
-    """AP and its kin at the step `total`, if its evaluation is among the rows of metrics.jsonl."""
-    names = {f"eval/{key}": key for key in average_precision.KEYS}
-    for row in rows:
-        scores = {names[name]: value for name, value in row.items() if name in names and value is not None}
-        if row["step"] == total and len(scores) == len(names):
-            return scores
-    return None
 
 
 def use_compilation_cache(config: Config, folder: Path) -> None:

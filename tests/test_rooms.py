@@ -14,7 +14,7 @@ FLOORS = (
     {"evaluation"},
     {"inference"},
     {"measure", "export", "look"},
-    {"demo", "contract"},
+    {"demo", "contract", "compare"},
     {"evaluate", "predict", "convert", "failure", "benchmark"},
     {"train", "__init__"},
 )

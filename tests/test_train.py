@@ -241,8 +241,8 @@ def test_the_last_line_needs_every_number_of_the_last_step():
         {"step": 8} | part,
         {"step": 8} | whole | {"eval/AP": None},
     ]
-    assert train.last_scores(rows, 8) is None
-    assert train.last_scores([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
+    assert average_precision.scores_at(rows, 8) is None
+    assert average_precision.scores_at([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
 
 
 def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):

@@ -72,7 +72,7 @@ class RunConfig:
     wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline: to files); needs the extra `wandb`
     mlflow: bool = False  # log to MLflow too: to MLFLOW_TRACKING_URI, or <workdir>/mlflow.db; needs the extra `mlflow`
     figure_images: int = 9  # held-out images drawn after each evaluation
-    compilation_cache: str = ""  # folder; "" is <workdir>/.cache, "off" disables it
+    compilation_cache: str = ""  # folder, which other runs may share; "" is <workdir>/.cache, "off" disables it
     profile_steps: tuple[int, ...] = ()  # (first, last) to trace into <workdir>/profile for xprof; () is none
     debug_nans: bool = False  # JAX's jax_debug_nans: stop at the operation that makes a NaN; slow
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 def quick_flags(devices: int) -> list[str]:
     """For XLA_FLAGS, before JAX starts: `devices` devices, and programs that LLVM does not optimise.
 
-    Up to jaxlib 0.10, which has a choice (later versions end at the unknown flag), fusions are emitted in the older way,
+    Up to jaxlib 0.10 (later versions end at the unknown flag) fusions are emitted in the older way,
     which compiles several times faster. That needs programs in one piece: split over threads and not optimised, the
     gradient of a dynamic ReLU comes out wrong, which `tests/parity/test_b_parts.py` notices.
     """

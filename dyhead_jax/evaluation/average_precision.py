@@ -165,6 +165,19 @@ def _checked(ground_truth: Mapping[str, Any], results: Sequence[Any], where: str
     return annotations
 
 
+def scores_at(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, float] | None:
+    """The numbers of KEYS at a step; None unless one line of metrics.jsonl has all of them.
+
+    rows: as from `metrics.read_metrics`.
+    """
+    names = {f"eval/{key}": key for key in KEYS}
+    for row in rows:
+        scores = {names[name]: value for name, value in row.items() if name in names and value is not None}
+        if row["step"] == step and len(scores) == len(names):
+            return scores
+    return None
+
+
 def ap_line(metrics: Mapping[str, Any]) -> str:
     """The last line of a run: `AP <x> AP50 <x> AP75 <x> APs <x> APm <x> APl <x>`."""
     return " ".join(f"{key} {metrics[key]:.4f}" for key in KEYS[:6])

@@ -24,7 +24,7 @@ def first_variables(
     trust: packages whose classes the model of config.model.init may name, beside those that the config itself names.
     Prints what was taken of that model. Raises InitialError, PretrainedError and the errors of reading.
     """
-    random = partial(steps.init_variables, model, jax.random.key(config.seed), config.data.canvases[0])
+    random = partial(steps.init_variables, model, canvas=config.data.canvases[0])
     begin = initial.Start({}, {}, [])
     if config.model.init:
         pixels = provenance.configured(config.model)
@@ -36,7 +36,8 @@ def first_variables(
         loaded = pretrained.backbone(config.model.pretrained, backbone, layouts.declared(config.model.backbone))
         flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
         given = unflatten_dict(flat | flatten_dict(given))  # config.model.init goes before
-    return begin.fill(steps.jit_once(random)(given=given))
+    key = jax.random.key(config.seed)  # an argument: all seeds share the program
+    return begin.fill(steps.jit_once(random)(key, given=given))
 
 
 def _other_model(config: Config, trust: Sequence[str]) -> initial.OtherModel:

@@ -47,6 +47,12 @@ class Cost:
         return sum(value for name, value in counts.items() if name not in TRUNK)
 
 
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) that suits the strides of every backbone and has a picture of this size in it."""
+    height, width = (-(-side // DIVISOR) * DIVISOR for side in size)
+    return height, width
+
+
 def measure(model: ModelConfig, size: tuple[int, int]) -> Cost:
     """The cost of `detect` on one image of size (height, width), which must suit the model's strides."""
     module = detectors.build(model)
@@ -77,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    height, width = (-(-side // DIVISOR) * DIVISOR for side in options.size)
+    height, width = padded(options.size)
     costs = {}
     for path in options.config:
         config = flags.override(flags.load_file(path), options.overrides)

@@ -170,8 +170,9 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState, iterator: Any = None) -> tuple[TrainState, bool]:
         """The state at a step, as host arrays, and whether the iterator's position was restored.
 
-        like: a state of the same run (arrays or jax.ShapeDtypeStruct, without a device axis). iterator: a grain
-        iterator; its position is missing (False) if the run had a different number of processes.
+        like: a state of the same run, without a device axis, such as `steps.abstract_state`; arrays may be
+        jax.ShapeDtypeStruct, but its seed is taken as it is. iterator: a grain iterator; its position is missing
+        (False) if the run had a different number of processes.
         Raises CheckpointError.
         """
         variables = self._arrays(step, "variables", {"params": like.params, "batch_stats": like.batch_stats})
@@ -185,6 +186,7 @@ class Checkpoints:
             batch_stats=variables["batch_stats"],
             opt_state=optimizer["opt_state"],
             average=average,
+            seed=np.asarray(like.seed, np.uint32),
         )
         name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
         path = self._at(step) / "data" / name

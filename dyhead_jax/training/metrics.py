@@ -94,6 +94,13 @@ class Metrics:
         self.close()
 
 
+def device_memory(devices: Sequence[Any]) -> dict[str, float]:
+    """{"device_bytes": the most that this process has had in use at once on one of the devices, as the allocators of
+    GPUs and TPUs count it}; {} where a device does not say, as CPUs."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices]
+    return {"device_bytes": float(max(peaks))} if all(peaks) else {}
+
+
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Plots loss terms, learning rate and AP over steps into a PNG file. rows: as from `read_metrics`.
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -19,12 +21,13 @@ TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step changes, and the seed, which none changes.
 
     step: () int32, the number of steps done. If the loss or gradient of a step is not finite after n good steps, it
     becomes -1 - n and the rest of the state stays frozen as it was before that step (see `before_failure`).
     params, batch_stats: the model's variables (batch_stats is {} if it has none). opt_state: of the trained parameters
-    only. average: {"params", "batch_stats"} averaged over steps, or None.
+    only. average: {"params", "batch_stats"} averaged over steps, or None. seed: () uint32, config.seed: an input of the
+    compiled step, so that runs with other seeds share it. Checkpoints do not hold it; it is in their config.
     """
 
     step: jax.Array
@@ -32,6 +35,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     average: Any = None
+    seed: Any = np.uint32(0)
 
     def variables(self) -> dict[str, Any]:
         """The variables for evaluation: the average if there is one."""
@@ -71,9 +75,18 @@ def survey(model: Any, canvas: tuple[int, int]) -> Parameters:
 
 
 def create_state(
-    parameters: Parameters, optimizer: optax.GradientTransformation, variables: Any, *, ema: float = 0.0
+    parameters: Parameters,
+    optimizer: optax.GradientTransformation,
+    variables: Any,
+    seed: int | jax.Array | np.uint32 = 0,
+    *,
+    ema: float = 0.0,
 ) -> TrainState:
-    """The state before the first step. parameters: from `survey`; variables: from `init_variables`; ema: 0 is off."""
+    """The state before the first step.
+
+    parameters: from `survey`; variables: from `init_variables`; seed: of the steps' random numbers, below 2**32; ema: 0
+    is off. In a compiled call the seed is to be an argument too, or the program is of that seed alone.
+    """
     params, batch_stats = variables["params"], variables["batch_stats"]
     trained, _ = optim.partition(params, parameters.is_frozen)
     average = {"params": params, "batch_stats": batch_stats} if ema > 0 else None
@@ -83,7 +96,16 @@ def create_state(
         batch_stats=batch_stats,
         opt_state=optimizer.init(trained),
         average=average,
+        seed=jnp.asarray(seed, jnp.uint32),
     )
+
+
+def abstract_state(
+    parameters: Parameters, optimizer: optax.GradientTransformation, seed: int, *, ema: float = 0.0
+) -> TrainState:
+    """What `Checkpoints.restore` needs of a run: shapes and dtypes of the state of `create_state`, and its seed."""
+    shapes = jax.eval_shape(partial(create_state, parameters, optimizer, ema=ema), parameters.shapes)
+    return dataclasses.replace(shapes, seed=np.uint32(seed))
 
 
 def make_train_step(
@@ -92,7 +114,6 @@ def make_train_step(
     schedule: optax.Schedule,
     parameters: Parameters,
     *,
-    seed: int = 0,
     axis_name: str | None = None,
     accumulate: int = 1,
     ema: float = 0.0,
@@ -106,7 +127,7 @@ def make_train_step(
     model (`count`) and passes their means to `losses`. Except for the statistics of batch norm, the update is then that
     of the whole batch. ema: decay of the average, with the usual warm-up min(ema, (1 + t) / (10 + t)) at step t.
     Metrics are scalars, float32 or wider, equal on all devices: loss, loss_<term> for each term of the model, lr, and
-    grad_norm before clipping. Random numbers depend only on the seed, the step, the device and the micro-batch.
+    grad_norm before clipping. Random numbers depend only on the state's seed, the step, the device and the micro-batch.
     """
 
     def apply(method: str, params: Any, batch_stats: Any, batch: Batch, key: jax.Array, **given: Any) -> Any:
@@ -157,7 +178,7 @@ def make_train_step(
 
     def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained, frozen = optim.partition(state.params, parameters.is_frozen)
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         gradients = grads_of if accumulate == 1 else accumulated
@@ -186,7 +207,12 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
         }
         after = TrainState(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            average=average,
+            seed=state.seed,
         )
         # The host checks metrics one step late: until then the state stays frozen at the first failure, to be saved.
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (state.step >= 0)

@@ -80,6 +80,7 @@ def test_what_else_a_config_may_not_name(before, after, message):
 
 
 def test_every_command_that_opens_a_model_has_the_option(monkeypatch, capsys):
+    import dyhead_jax.compare.__main__
     import dyhead_jax.convert
     import dyhead_jax.demo.__main__
     import dyhead_jax.evaluate
@@ -90,9 +91,10 @@ def test_every_command_that_opens_a_model_has_the_option(monkeypatch, capsys):
     import dyhead_jax.train
 
     mains = [dyhead_jax.train.main]
-    rooms = (dyhead_jax.demo.__main__, dyhead_jax.export.__main__, dyhead_jax.look.__main__)
-    for module in (dyhead_jax.convert, dyhead_jax.evaluate, dyhead_jax.failure, dyhead_jax.predict, *rooms):
+    rooms = (dyhead_jax.compare, dyhead_jax.demo, dyhead_jax.export, dyhead_jax.look)
+    for module in (dyhead_jax.convert, dyhead_jax.evaluate, dyhead_jax.failure, dyhead_jax.predict):
         mains.append(module._main)
+    mains += [room.__main__._main for room in rooms]
     monkeypatch.setattr(sys, "argv", ["command", "--help"])
     for main in mains:
         with pytest.raises(SystemExit) as ended:

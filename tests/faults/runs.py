@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dyhead_jax.config import load_file
@@ -183,11 +182,7 @@ def like(folder: Path) -> Any:
     config = load_file(folder / "config.json")
     parameters = steps.survey(TinyDetector(), CANVAS)
     optimizer = optim.make_optimizer(config.optim, STEPS, parameters)
-
-    def create(variables: Any) -> Any:
-        return steps.create_state(parameters, optimizer, variables, ema=config.optim.ema)
-
-    return jax.eval_shape(create, parameters.shapes)
+    return steps.abstract_state(parameters, optimizer, config.seed, ema=config.optim.ema)
 
 
 def state(folder: Path, step: int = STEPS) -> dict[str, np.ndarray]:

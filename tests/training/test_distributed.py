@@ -199,12 +199,9 @@ def state(folder: Path) -> dict[str, np.ndarray]:
 
     parameters = steps.survey(model, CANVAS)
     optimizer = optim.make_optimizer(config.optim, STEPS, parameters)
-
-    def like(variables: Any) -> Any:
-        return steps.create_state(parameters, optimizer, variables, ema=config.optim.ema)
-
+    like = steps.abstract_state(parameters, optimizer, config.seed, ema=config.optim.ema)
     with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        found, _ = checkpoints.restore(STEPS, train.jax.eval_shape(like, parameters.shapes))
+        found, _ = checkpoints.restore(STEPS, like)
     return leaves(found)
 
 

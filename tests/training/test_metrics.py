@@ -25,6 +25,16 @@ def test_lines_are_appended_and_visible_at_once(tmp_path):
     assert metrics_file.read_metrics(path) == lines(path)
 
 
+def test_memory_is_that_of_the_fullest_device_where_all_say_it():
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    full, empty, silent = Device({"peak_bytes_in_use": 2**40}), Device({"peak_bytes_in_use": 5}), Device(None)
+    assert metrics_file.device_memory([empty, full]) == {"device_bytes": 2.0**40}
+    assert metrics_file.device_memory([full, silent]) == {}
+
+
 @pytest.mark.parametrize("tail", ["", '{"step": 40, "tra', '{"step": 40', "\0\0\0"])
 def test_resume_drops_later_steps_and_a_half_written_line(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"

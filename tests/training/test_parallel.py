@@ -174,6 +174,34 @@ def test_a_divided_state_stays_divided(variables):
     assert any(leaf.size > 4 and not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(after))
 
 
+@pytest.mark.parametrize(("kind", "shard_state"), [("pmap", 1), ("jit", 1), ("jit", 4)])
+def test_seeds_share_a_program_that_draws_as_one_with_the_seed_in_it(kind, shard_state, variables):
+    devices = parallel.make(kind, 8, 1, shard_state)
+    model = TinyDetector(axis_name=devices.axis_name, dropout=0.5)
+    parameters = steps.survey(model, (64, 64))
+    optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
+    step = steps.make_train_step(model, optimizer, schedule, parameters, axis_name=devices.axis_name, ema=OPTIM.ema)
+    traced = []
+
+    def counted(state, batch):
+        traced.append(kind)
+        return step(state, batch)
+
+    shared = devices.train_step(counted)
+    held = devices.train_step(lambda state, batch: step(replace(state, seed=np.uint32(5)), batch))
+    batch = devices.put(make_batch(8))
+
+    def after(program, seed):
+        state = steps.create_state(parameters, optimizer, variables, seed, ema=OPTIM.ema)
+        return leaves(jax.tree.map(devices.unreplicate, program(devices.replicate(state), batch)))
+
+    first, found, wanted = after(shared, 0), after(shared, 5), after(held, 5)
+    for name, value in wanted.items():  # devices add up in any order
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert any((first[name] != value).any() for name, value in found.items() if name.endswith("loss"))
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("kind", ["pmap", "jit", "single"])
 def test_replicate_round_trip_and_no_alias(kind):
     devices = parallel.make(kind, 8)

@@ -17,8 +17,8 @@ def setup(optim_config, *, dropout=0.0, seed=0, **options):
     parameters = steps.survey(model, (64, 64))
     optimizer, schedule = optim.make_optimizer(optim_config, 10, parameters), optim.make_schedule(optim_config, 10)
     variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
-    state = steps.create_state(parameters, optimizer, variables, ema=optim_config.ema)
-    step = steps.make_train_step(model, optimizer, schedule, parameters, seed=seed, ema=optim_config.ema, **options)
+    state = steps.create_state(parameters, optimizer, variables, seed, ema=optim_config.ema)
+    step = steps.make_train_step(model, optimizer, schedule, parameters, ema=optim_config.ema, **options)
     return state, jax.jit(step)
 
 
@@ -83,10 +83,27 @@ def test_random_numbers_follow_from_seed_and_step():
     _, first = step(state, batch)
     _, again = step(state, batch)
     _, later = step(state.replace(step=jnp.int32(1)), batch)
-    _, other = setup(config, dropout=0.5, seed=1)[1](state, batch)
+    _, other = step(state.replace(seed=jnp.uint32(1)), batch)
     assert float(first["loss"]) == float(again["loss"])
     assert float(first["loss"]) != float(later["loss"])
     assert float(first["loss"]) != float(other["loss"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_all_seeds_share_a_program_that_draws_as_one_with_the_seed_in_it(accumulate):
+    config = configs.OptimConfig(learning_rate=0.1, warmup_steps=0)
+    state, step = setup(config, dropout=0.5, accumulate=accumulate)
+    batch, seen = make_batch(4), set()
+    for seed in (0, 2**32 - 1):
+        held = jax.jit(lambda state, batch, seed=seed: step(state.replace(seed=jnp.uint32(seed)), batch))
+        after, metrics = step(state.replace(seed=jnp.uint32(seed)), batch)
+        wanted, wanted_metrics = held(state, batch)
+        assert int(after.seed) == seed
+        for name, value in leaves((wanted, wanted_metrics)).items():
+            np.testing.assert_array_equal(leaves((after, metrics))[name], value, err_msg=name)
+        seen.add(float(metrics["loss"]))
+    assert len(seen) == 2
+    assert step._cache_size() == 1
 
 
 def test_micro_batches_share_the_normaliser_of_the_whole_batch():

@@ -145,3 +145,27 @@ def test_training_starts_from_them(monkeypatch):
     config.model.pretrained = "weights.pth"
     got = train.first_variables(config, Model(), parameters, ())
     jax.tree.map(np.testing.assert_array_equal, got["params"], plain["params"] | {"backbone": sevens})
+
+
+def test_first_weights_of_all_seeds_come_from_one_program(monkeypatch):
+    programs, weights = [], []
+    plain = steps.jit_once
+
+    def recorded(function):
+        def call(*arguments, **named):
+            programs.append(jax.jit(function).lower(*arguments, **named).as_text())
+            return plain(function)(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(steps, "jit_once", recorded)
+    config = configs.Config(data=configs.DataConfig(canvases=((4, 4),)))
+    parameters = steps.survey(Model(), (4, 4))
+    for seed in (0, 2**32 - 1):
+        config.seed = seed
+        weights.append(train.first_variables(config, Model(), parameters, ()))
+        wanted = jax.jit(lambda seed=seed: steps.init_variables(Model(), jax.random.key(seed), (4, 4)))()
+        jax.tree.map(np.testing.assert_array_equal, weights[-1], wanted)
+    assert len(programs) == 2
+    assert programs[0] == programs[1]
+    assert (weights[0]["params"]["head"]["kernel"] != weights[1]["params"]["head"]["kernel"]).any()

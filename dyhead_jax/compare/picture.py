@@ -1,0 +1,66 @@
+"""The picture of a comparison: AP against steps and against seconds, a line and a band for each config."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dyhead_jax.files import atomic
+
+# The palette of Okabe and Ito, told apart with any colour vision (https://jfly.uni-koeln.de/color), without its yellow,
+# which is too light for a line; markers and dashes differ too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":")
+
+
+def band(curves: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, 5): step, mean seconds, and the mean, lowest and highest AP, at the steps at which all curves have a point.
+
+    curves: each (m, 3), see `results.curve`.
+    """
+    steps = sorted(set.intersection(*(set(curve[:, 0].tolist()) for curve in curves)))
+    points = np.array([[curve[curve[:, 0] == step][0] for step in steps] for curve in curves]).reshape(
+        -1, len(steps), 3
+    )
+    ap = points[..., 2]
+    return np.stack([np.array(steps), points[..., 1].mean(0), ap.mean(0), ap.min(0), ap.max(0)], axis=1)
+
+
+def draw(curves: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+    """Writes a PNG file. curves: by the name of a config those of its finished seeds, see `results.curve`."""
+    figure = Figure((11, 4.6 + 0.2 * (len(curves) // 3)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    most = max((len(found) for found in curves.values()), default=0)
+    for number, (plain, found) in enumerate(curves.items()):
+        name = plain.replace("$", r"\$")  # Matplotlib sets formulas between two of these
+        look = {
+            "color": COLOURS[number % len(COLOURS)],
+            "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
+            "marker": MARKERS[number % len(MARKERS)],
+        }
+        if not found:  # in the legend all the same
+            left.plot([], [], label=f"{name} (nothing finished)", **look)
+            continue
+        points = band(found)
+        seeds = f" ({len(found)} of {most} seeds)" if len(found) < most else ""
+        for axes, x in ((left, points[:, 0]), (right, points[:, 1])):
+            axes.fill_between(x, points[:, 3], points[:, 4], color=look["color"], alpha=0.18, linewidth=0)
+            axes.plot(x, points[:, 2], label=name + seeds, linewidth=2, markersize=5, **look)
+    for axes, x in ((left, "training steps"), (right, "seconds of training steps, as run")):
+        axes.set_xlabel(x)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylim(bottom=0)
+    left.set_ylabel("AP (IoU 0.50 to 0.95) on the held-out images")
+    band_is = f"line: mean of {most} seeds; band: lowest to highest"
+    figure.suptitle(("nothing finished", "one seed")[most] if most < 2 else band_is, fontsize=10)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, max(len(curves), 1)), frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, facecolor="white")
+    del figure, left, right, axes
+    gc.collect()  # as in `metrics.curves`
