@@ -1,0 +1,70 @@
+"""Every command in the pages is one that its program takes: options, config names and fields, attentions."""
+
+import importlib
+import sys
+
+import pytest
+
+from dyhead_jax import command
+from dyhead_jax.config import Config, DataConfig, PhotosConfig, flags
+from tests.docs import pages
+
+PROGRAMS = {page: found for page in [*pages.PAGES, *pages.READMES] if (found := pages.commands(page))}
+
+
+class Parsed(Exception):
+    """Carries the options of a command line that was accepted."""
+
+
+def program(words):
+    """The main function of a command, and its arguments."""
+    if words[0] == "train.py":
+        return importlib.import_module("dyhead_jax.train").main, words[1:]
+    module = importlib.import_module(words[1])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{words[1]}.__main__")
+    return (module.main if hasattr(module, "main") else module._main), words[2:]
+
+
+def config_of(name):
+    """The config of that name, or for one that reads a folder its schema."""
+    if name.startswith("photos:"):
+        return Config(data=DataConfig(source=PhotosConfig()))
+    return flags.load_file("demo_shapes" if name == "FILE" or name.endswith("...") else name)
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: str(page.relative_to(pages.ROOT)))
+def test_the_commands_of_a_page_are_accepted(page, folder, monkeypatch):
+    for name, text in pages.files(page).items():
+        (folder / name).write_text(text)
+    importlib.invalidate_caches()
+    monkeypatch.chdir(page.parent if (page.parent / "configs").is_dir() else pages.ROOT)
+    parse = command.parse
+
+    def parse_only(*arguments):
+        raise Parsed(parse(*arguments))
+
+    monkeypatch.setattr(command, "parse", parse_only)
+    for words in PROGRAMS[page]:
+        main, arguments = program(words)
+        monkeypatch.setattr(sys, "argv", [words[0], *arguments])
+        try:
+            main()
+        except Parsed as parsed:
+            (options,) = parsed.args
+        except (SystemExit, command.UsageError) as error:
+            pytest.fail(f"{' '.join(words)}: {error}")
+        check(options)
+
+
+def check(options):
+    """Names and values of --config.NAME=VALUE and --attention."""
+    names = getattr(options, "config", None) or []
+    for name in [names] if isinstance(names, str) else names:
+        flags.override(config_of(name), options.overrides)
+    for settings in getattr(options, "attention", None) or []:
+        importlib.import_module("dyhead_jax.measure.block").attentions(settings)
+
+
+def test_the_pages_have_commands():
+    assert sum(map(len, PROGRAMS.values())) > 60
