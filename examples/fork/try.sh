@@ -18,7 +18,7 @@ shift
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
 spatial=strip_head.strips:StripAttention
-task=strip_head.gates:BranchGates
+task=strip_head.gates:SqueezeGates
 
 run() {
     echo "+ python $*"
@@ -34,4 +34,4 @@ run -m dyhead_jax.export --workdir "$out/strips" --trust strip_head --format saf
 run -m dyhead_jax.export --workdir "$out/strips_hub" --trust strip_head --format stablehlo --out "$out/strips_hlo"
 run -m dyhead_jax.benchmark block --size "${SIZE:-256x256}" --levels 4 --channels 64 --repeats 3 \
     --attention spatial=$spatial spatial.points=7 --attention task=$task
-run -m dyhead_jax.compare configs/strips.py configs/strips.py:shipped --seeds "${SEEDS:-2}" --out "$out/compare" "$@"
+run -m dyhead_jax.compare configs/strips.py configs/strips.py:shipped --seeds "${SEEDS:-2}" --workdir "$out/compare" --trust strip_head "$@"

@@ -1,6 +1,8 @@
-"""Every command in the pages is one that its program takes: options, config names and fields, attentions."""
+"""Every command in the pages is one that its program takes: its options, and the configs and fields that it names."""
 
 import importlib
+import re
+import shlex
 import sys
 
 import pytest
@@ -30,7 +32,7 @@ def config_of(name):
     """The config of that name, or for one that reads a folder its schema."""
     if name.startswith("photos:"):
         return Config(data=DataConfig(source=PhotosConfig()))
-    return flags.load_file("demo_shapes" if name == "FILE" or name.endswith("...") else name)
+    return flags.load_file("demo_shapes" if name in ("FILE", "A.py", "B.py") else name)
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: str(page.relative_to(pages.ROOT)))
@@ -39,6 +41,7 @@ def test_the_commands_of_a_page_are_accepted(page, folder, monkeypatch):
         (folder / name).write_text(text)
     importlib.invalidate_caches()
     monkeypatch.chdir(page.parent if (page.parent / "configs").is_dir() else pages.ROOT)
+    monkeypatch.syspath_prepend(page.parent)  # the package of a fork
     parse = command.parse
 
     def parse_only(*arguments):
@@ -58,10 +61,12 @@ def test_the_commands_of_a_page_are_accepted(page, folder, monkeypatch):
 
 
 def check(options):
-    """Names and values of --config.NAME=VALUE and --attention."""
-    names = getattr(options, "config", None) or []
-    for name in [names] if isinstance(names, str) else names:
-        flags.override(config_of(name), options.overrides)
+    """Configs with --config.NAME=VALUE, those of a comparison too, and the settings of --attention."""
+    given = getattr(options, "config", None) or getattr(options, "configs", [])
+    for text in [given] if isinstance(given, str) else given:
+        name, *own = shlex.split(text)
+        name = re.sub(r"^\w+=", "", name)
+        flags.override(config_of(name), [*own, *options.overrides])
     for settings in getattr(options, "attention", None) or []:
         importlib.import_module("dyhead_jax.measure.block").attentions(settings)
 

@@ -16,5 +16,5 @@ def get_config(kind: str = "strips") -> Config:
     if recipes.chosen(kind, ("strips", "shipped")) == "strips":
         config.model.dyhead.spatial = "strip_head.strips:StripAttention"
         config.model.dyhead.spatial.points = 7
-        config.model.dyhead.task = "strip_head.gates:BranchGates"
+        config.model.dyhead.task = "strip_head.gates:SqueezeGates"
     return config

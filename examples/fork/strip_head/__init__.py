@@ -1,1 +1,1 @@
-"""Two attentions for dyhead_jax: `strips.StripAttention` (spatial) and `gates.BranchGates` (task)."""
+"""Two attentions for dyhead_jax: `strips.StripAttention` (spatial) and `gates.SqueezeGates` (task)."""

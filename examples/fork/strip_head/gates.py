@@ -8,7 +8,7 @@ from dyhead_jax.dyhead import Branches
 from dyhead_jax.dyhead.valid_area import pooled
 
 
-class BranchGates(nn.Module):
+class SqueezeGates(nn.Module):
     """Squeeze-and-excite with two results: x times a gate for classification, and x times one for regression.
 
     The gates, (b, c) each, are sigmoids of two layers on the mean of x, float32, and start near 1/2.
