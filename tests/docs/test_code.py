@@ -18,7 +18,7 @@ def with_code():
             yield pytest.param(page, id=page.stem, marks=pytest.mark.long if page.name in LONG else ())
 
 
-@pytest.mark.parametrize("page", with_code())
+@pytest.mark.parametrize("page", list(with_code()))
 def test_the_blocks_of_a_page_run_and_print_what_it_says(page, folder):
     for name, text in pages.files(page).items():
         (folder / name).write_text(text)

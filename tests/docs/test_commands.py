@@ -35,7 +35,7 @@ def config_of(name):
     return flags.load_file("demo_shapes" if name in ("FILE", "A.py", "B.py") else name)
 
 
-@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: str(page.relative_to(pages.ROOT)))
+@pytest.mark.parametrize("page", list(PROGRAMS), ids=lambda page: str(page.relative_to(pages.ROOT)))
 def test_the_commands_of_a_page_are_accepted(page, folder, monkeypatch):
     for name, text in pages.files(page).items():
         (folder / name).write_text(text)
