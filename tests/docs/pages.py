@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-READMES = [ROOT / folder / "README.md" for folder in (".", "benchmarks", "examples/fork")]
+READMES = [ROOT / folder / "README.md" for folder in (".", "examples/fork")]
 OUTPUT = "output"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?:(?: {4,}.*)?\n)+")
@@ -17,8 +17,8 @@ COMMAND = re.compile(r"(?:^|/|\s)python (-m dyhead_jax\.[\w.]+|train\.py)")
 
 @dataclass(frozen=True)
 class Block:
-    """line: of its first line in the page, counted from 1. title: the name of the file that it is a part of, OUTPUT
-    for what the block before prints, or ""."""
+    """line: of its first line in the page, counted from 1. title: the name of the file that it is a part of, by its
+    title or, in a README, its first comment; OUTPUT for what the block before prints; or ""."""
 
     language: str
     title: str
@@ -30,9 +30,14 @@ def blocks(page: Path) -> list[Block]:
     """All fenced blocks, in order."""
     content = page.read_text()
     return [
-        Block(match[1], (match[2] or "").partition(",")[0], match[3], content[: match.start(3)].count("\n") + 1)
+        Block(match[1], _title(match), match[3], content[: match.start(3)].count("\n") + 1)
         for match in FENCE.finditer(content)
     ]
+
+
+def _title(match: re.Match[str]) -> str:
+    comment = re.match(r"# (\w+\.py)\n", match[3])
+    return (match[2] or (comment[1] if comment else "")).partition(",")[0]
 
 
 def files(page: Path) -> dict[str, str]:
