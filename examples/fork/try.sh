@@ -26,8 +26,7 @@ run() {
 }
 
 mkdir -p "$out"
-run -m dyhead_jax.contract --spatial $spatial --spatial.points=7
-run -m dyhead_jax.contract --task $task
+run -m dyhead_jax.contract --spatial $spatial --spatial.points=7 --task $task
 run -m dyhead_jax.train --config=configs/strips.py --workdir="$out/strips" "$@"
 run -m dyhead_jax.evaluate --workdir "$out/strips" --trust strip_head
 run -m dyhead_jax.export --workdir "$out/strips" --trust strip_head --format safetensors --out "$out/strips_hub"

@@ -25,7 +25,7 @@ class SqueezeGates(nn.Module):
         channels = x.shape[-1]
         hidden = nn.silu(nn.Dense(max(channels // self.reduction, 1), name="squeeze")(pooled(x, valid)))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
-        gates = nn.sigmoid(nn.Dense(2 * channels, name="gates")(hidden))
+        gates = nn.sigmoid(nn.Dense(2 * channels, name="excite")(hidden))
         self.sow("intermediates", "gates", gates)  # for `python -m dyhead_jax.look`
         first, second = jnp.split(gates[:, None, None].astype(x.dtype), 2, axis=-1)
         return Branches(classification=x * first, regression=x * second)
