@@ -1,7 +1,7 @@
 """A page for each room of the package, written by mkdocstrings from the docstrings when the site is built.
 
-A hook of MkDocs: a new room or file has its page without a change here. Fields of classes stand below them as they do in
-the file, because their comments say what they are.
+A hook of MkDocs: a new room or file has its page without a change here. Fields of classes stand below them as in the
+file, because their comments say what they are.
 """
 
 import ast
@@ -35,8 +35,9 @@ def entries(module: str, text: str) -> Iterator[str]:
     yield f"::: {module}\n    options:\n      members: false\n      show_root_full_path: true\n"
     body = ast.parse(text).body
     for node, after in zip(body, [*body[1:], None], strict=True):
+        fields = fields_of(node, text.splitlines()) if isinstance(node, ast.ClassDef) else ""
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            name, documented = node.name, bool(ast.get_docstring(node))
+            name, documented = node.name, bool(fields or ast.get_docstring(node))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             name, documented = ast.unparse(target), isinstance(after, ast.Expr)
@@ -44,13 +45,13 @@ def entries(module: str, text: str) -> Iterator[str]:
             continue
         if documented and not name.startswith("_"):
             yield f"::: {module}.{name}\n    options:\n      heading_level: 3\n"
-            if isinstance(node, ast.ClassDef) and (fields := fields_of(node, text.splitlines())):
+            if fields:
                 yield f"```python\n{fields}\n```\n"
 
 
 def fields_of(node: ast.ClassDef, lines: list[str]) -> str:
     """The lines of a class that declare its fields, with their comments."""
-    own = [part for part in node.body if isinstance(part, ast.AnnAssign) and not ast.unparse(part.target)[0] == "_"]
+    own = [part for part in node.body if isinstance(part, ast.AnnAssign) and ast.unparse(part.target)[0] != "_"]
     return "\n".join(line.removeprefix("    ") for part in own for line in lines[part.lineno - 1 : part.end_lineno])
 
 
