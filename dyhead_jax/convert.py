@@ -70,12 +70,13 @@ def convert(
         return steps.init_variables(model, jax.random.key(config.seed), config.data.canvases[0])
 
     shapes = jax.eval_shape(first)
-    layout = layout or layouts.detect(arrays)
+    own = layouts.declared(config.model.backbone)
+    layout = layout or layouts.detect(arrays, own)
     if layout in layouts.WHOLE and not backbone_only:
         match = state_dict.match(layouts.detector(config.model, layout), arrays, shapes)
         finite.check(match.variables, "its weights")
         return Conversion(_complete(match.variables, first), match, layout, "", ())
-    backbone = layouts.find_backbone(arrays, layout if layout in layouts.BACKBONES else "")
+    backbone = layouts.find_backbone(arrays, "" if layout in layouts.WHOLE else layout, own)
     wanted = {name: tree["backbone"] for name, tree in shapes.items() if "backbone" in tree}
     match = state_dict.match(backbone.table, below(arrays, backbone.prefix), wanted)
     finite.check(match.variables, "its weights")
@@ -91,8 +92,12 @@ def _complete(variables: dict[str, Any], first: Callable[[], dict[str, Any]]) ->
     leaves, structure = jax.tree.flatten(variables)
     lacking = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     if lacking:
-        drawn = jax.device_get(steps.jit_once(lambda: [jax.tree.leaves(first())[i] for i in lacking])())
-        for i, value in zip(lacking, drawn, strict=True):
+
+        def draw() -> list[jax.Array]:
+            started = jax.tree.leaves(first())
+            return [started[i] for i in lacking]
+
+        for i, value in zip(lacking, jax.device_get(steps.jit_once(draw)()), strict=True):
             leaves[i] = value
     return jax.tree.unflatten(structure, leaves)
 
@@ -191,7 +196,7 @@ def _from_torch(options: Any, config: Config, folder: Path) -> None:
     arrays, meta, unread = files.read(options.file, options.key)
     layout = options.layout
     try:
-        layout = layout or layouts.detect(arrays)
+        layout = layout or layouts.detect(arrays, layouts.declared(config.model.backbone))
         conversion = convert(config, arrays, layout, backbone_only=options.backbone_only)
         names, ids, origin = provenance.categories(
             provenance.class_names(meta),

@@ -29,7 +29,7 @@ class ModelConfig(Parent):
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     bgr: bool = False  # the backbone takes BGR images (caffe weights)
     pad_divisor: int = 32  # an image's own padding: to multiples of this; see head.train_in_padding
-    pretrained: str = ""  # backbone weights: a file (see `layouts`), or "efficientnet-lite0" (extra lite0)
+    pretrained: str = ""  # backbone weights: a file (see weights/layouts.py), or "efficientnet-lite0" (extra lite0)
     init: str = ""  # a workdir, exported folder or file of weights, of which all that fits is taken to start from
     backbone: Any = field(default_factory=ResNetConfig)
     neck: Any = field(default_factory=FPNConfig)

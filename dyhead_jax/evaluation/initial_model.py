@@ -13,7 +13,7 @@ from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import initial, steps
 from dyhead_jax.training.parameters import Parameters
-from dyhead_jax.weights import pretrained, provenance
+from dyhead_jax.weights import layouts, pretrained, provenance
 
 
 def first_variables(
@@ -33,7 +33,7 @@ def first_variables(
     given = begin.given
     if config.model.pretrained:
         backbone = {name: tree["backbone"] for name, tree in parameters.shapes.items() if "backbone" in tree}
-        loaded = pretrained.backbone(config.model.pretrained, backbone)
+        loaded = pretrained.backbone(config.model.pretrained, backbone, layouts.declared(config.model.backbone))
         flat = flatten_dict({name: {"backbone": tree} for name, tree in loaded.items()})
         given = unflatten_dict(flat | flatten_dict(given))  # config.model.init goes before
     return begin.fill(steps.jit_once(random)(given=given))

@@ -74,12 +74,13 @@ def read(path: pathlib.Path, model: ModelConfig) -> OtherModel:
     arrays, meta, _ = files.read(path)
     if all(name.startswith(COLLECTIONS) for name in arrays):
         return OtherModel({tuple(name.split("/")): array for name, array in arrays.items()})
-    layout = layouts.detect(arrays)
+    own = layouts.declared(model.backbone)
+    layout = layouts.detect(arrays, own)
     pixels, _ = provenance.pixels(arrays, meta, layout, model)
     if layout in layouts.WHOLE:
         variables, left = state_dict.known(layouts.detector(model, layout), arrays)
         return OtherModel(_flat(variables), tuple(provenance.class_names(meta) or ()), pixels, left)
-    backbone = layouts.find_backbone(arrays)
+    backbone = layouts.find_backbone(arrays, own=own)
     variables, left = state_dict.known(backbone.table.under(backbone.prefix, "backbone"), arrays)
     return OtherModel(_flat(variables), (), pixels, left)
 

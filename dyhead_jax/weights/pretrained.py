@@ -14,11 +14,12 @@ class PretrainedError(ValueError):
     """Weights that do not fit the backbone; the message names the file."""
 
 
-def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def backbone(name: str, shapes: Mapping[str, Any], own: Mapping[str, state_dict.Table] | None = None) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of the backbone, NumPy arrays.
 
     name: "efficientnet-lite0", or a file of weights (`files.read`) that holds a ResNet, ResNeXt or Swin Transformer, in
-    any of the layouts `layouts.BACKBONES` and below any prefix: a backbone alone, or that of a whole detector.
+    any of the layouts `layouts.BACKBONES` and below any prefix: a backbone alone, or that of a whole detector. own:
+    layouts that the backbone's class brings (`layouts.declared`).
     shapes: the backbone's own {"params", "batch_stats"}, arrays or `jax.ShapeDtypeStruct`. The weights must fill every
     one of them, except Swin's norms of the maps, which no classifier has: where the file lacks them, arrays stay as
     they are and shapes are left out.
@@ -32,7 +33,7 @@ def backbone(name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
         return loaded
     arrays = files.read(name).arrays
     try:
-        source = layouts.find_backbone(arrays)
+        source = layouts.find_backbone(arrays, own=own)
         tree = state_dict.match(source.table, below(arrays, source.prefix), shapes).variables
     except (layouts.LayoutError, state_dict.NamesError) as error:
         raise PretrainedError(f"{name}: {error}") from error

@@ -176,8 +176,8 @@ def match(table: Table, state_dict: Mapping[str, np.ndarray], variables: Mapping
     """
     flat = _flatten(variables)
     filled, names, left, problems = _collect(table, state_dict, flat)
-    optional = [_pattern(f"params/{path}") for path in table.optional]
-    constants = [(_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
+    optional = [name_pattern(f"params/{path}") for path in table.optional]
+    constants = [(name_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
     result, missing, unlike = {}, [], []
     kept, constant = [], []
     for path, leaf in flat.items():
@@ -212,8 +212,8 @@ def _collect(
 
     flat: the paths that the model has; None for all that the rules give.
     """
-    rules = [(_pattern(rule.source), rule) for rule in table.rules]
-    ignored = [(_pattern(name), reason) for name, reason in table.ignored]
+    rules = [(name_pattern(rule.source), rule) for rule in table.rules]
+    ignored = [(name_pattern(name), reason) for name, reason in table.ignored]
     renamed = [(re.compile(old), new) for old, new in table.renamed]
     filled: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
@@ -260,8 +260,8 @@ def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Raises NamesError for a parameter that no rule names, unless it has the value that the format implies.
     """
-    rules = [(_pattern(f"{rule.collection}/{rule.target}"), rule) for rule in table.rules]
-    constants = [(_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
+    rules = [(name_pattern(f"{rule.collection}/{rule.target}"), rule) for rule in table.rules]
+    constants = [(name_pattern(f"batch_stats/{path}"), value) for path, value in table.constants]
     result: dict[str, np.ndarray] = {}
     unknown: list[str] = []
     for path, leaf in _flatten(variables).items():
@@ -275,7 +275,10 @@ def save(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if not matches:
             unknown.append(path)
         for matched, rule, v in matches:
-            array = INVERSES[rule.kind](v)
+            try:
+                array = INVERSES[rule.kind](v)
+            except (ValueError, IndexError) as error:
+                raise NamesError(f"{path} has shape {v.shape}, which is no {rule.kind}") from error
             result[_fill(rule.source, matched.groups())] = _grouped(array, tuple(np.argsort(rule.order).tolist()))
     if unknown:
         raise NamesError(f"the table has no name for {_some(unknown)}")
@@ -291,7 +294,8 @@ def _flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {"/".join(path): leaves[path] for path in sorted(leaves)}
 
 
-def _pattern(name: str) -> re.Pattern[str]:
+def name_pattern(name: str) -> re.Pattern[str]:
+    """A name with {} for any number, each a group, and * for anything."""
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)").replace(r"\*", ".*"))
 
 

@@ -49,6 +49,6 @@ def test_is_frozen_counts_stages():
 
 def test_initial_variances():
     block = InvertedResidual(96, 5, 1, 6, "eval", jnp.float32, None)
-    params = block.init(jax.random.key(0), jnp.zeros((1, 2, 2, 96)), False)["params"]
+    params = steps.jit_once(lambda key: block.init(key, jnp.zeros((1, 2, 2, 96)), False))(jax.random.key(0))["params"]
     np.testing.assert_allclose(params["depthwise_conv"]["kernel"].var(), 2 / 25, rtol=0.05)
     np.testing.assert_allclose(params["project_conv"]["kernel"].var(), 2 / 96, rtol=0.05)

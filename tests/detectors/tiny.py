@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from dyhead_jax.dyhead.head import DyHead
 from dyhead_jax.necks.fpn import FPN
-from dyhead_jax.training import steps
 from dyhead_jax.types import GroundTruth
+from tests.variables import draw
 
 CLASSES = 3
 CANVAS = (64, 96)
@@ -43,17 +43,13 @@ def make(detector: Any, blocks: int = 1, **options: Any) -> Any:
 
 
 def images(count: int, seed: int = 0) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), (count, *CANVAS, 3))
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(count, *CANVAS, 3)), jnp.float32)
 
 
 def init(model: Any, seed: int = 0) -> Any:
-    """Variables, all moved a little from where they start, so that none sits at a special place."""
-    variables = steps.jit_once(lambda k, i: model.init(k, i, None, method="detect"))(jax.random.key(seed), images(1))
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [leaf + 0.05 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    )
+    """Variables near where they start, none at a special place."""
+    image = np.zeros((1, *CANVAS, 3), np.float32)
+    return draw(lambda: model.init(jax.random.key(0), image, None, method="detect"), seed)
 
 
 def truth(boxes: list[list[list[float]]], padded: int = 4, sizes: list | None = None) -> GroundTruth:

@@ -13,6 +13,7 @@ from dyhead_jax.config import ATSSConfig, Config, DataConfig, DyHeadConfig, FPNC
 from dyhead_jax.evaluation.trained_model import InferenceModel
 from dyhead_jax.training import steps
 from tests.data.folders import data_config, write_split
+from tests.variables import draw
 
 NAMES, IDS = ("a", "b"), (3, 7)
 
@@ -34,13 +35,11 @@ def make_config(root: Path, **head: Any) -> Config:
 def variables() -> Any:
     config = make_config(Path("none"))
     model = detectors.build(config.model)
-    drawn = steps.jit_once(lambda: steps.init_variables(model, jax.random.key(0), (32, 48)))()
-    rng = np.random.default_rng(0)
-    moved = jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.05, x.shape).astype(np.float32), drawn)
+    moved = draw(lambda: steps.init_variables(model, jax.random.key(0), (32, 48)))
     moved["batch_stats"] = jax.tree.map(np.abs, moved["batch_stats"])
     predictor = moved["params"]["class_predictor"]
     predictor["bias"] = np.zeros_like(predictor["bias"])
-    predictor["kernel"] = rng.normal(0, 0.5, predictor["kernel"].shape).astype(np.float32)
+    predictor["kernel"] = np.random.default_rng(0).normal(0, 0.5, predictor["kernel"].shape).astype(np.float32)
     return moved
 
 

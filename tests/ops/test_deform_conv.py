@@ -87,7 +87,7 @@ def test_zero_offsets_and_full_mask_are_a_plain_convolution(implementation, stri
     expected = jax.lax.conv_general_dilated(
         v["x"], v["kernel"], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    got = deform_conv(**v, stride=stride, padding=1, implementation=implementation)
+    got = jax.jit(lambda v: deform_conv(**v, stride=stride, padding=1, implementation=implementation))(v)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -98,7 +98,8 @@ def test_an_integer_offset_is_a_shift(implementation):
     shifted = np.zeros_like(v["x"])
     shifted[:, :-2, 1:] = v["x"][:, 2:, :-1]
     expected = np.einsum("bhwc,cd->bhwd", shifted, v["kernel"][0, 0])
-    np.testing.assert_allclose(deform_conv(**v, implementation=implementation), expected, atol=1e-5)
+    got = jax.jit(lambda v: deform_conv(**v, implementation=implementation))(v)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
     offsets = jnp.full((1, 4, 4, 1, 2), at) - jnp.stack(jnp.mgrid[:4, :4], -1).reshape(1, 4, 4, 1, 2)
     kernel = jnp.ones((1, 1, 1, 1))
     run = lambda x, o: jnp.sum(deform_conv(x, o, None, kernel, implementation=implementation))  # noqa: E731
-    value, grads = jax.value_and_grad(run, argnums=(0, 1))(x, offsets)
+    value, grads = jax.jit(jax.value_and_grad(run, argnums=(0, 1)))(x, offsets)
     assert value == 0
     assert all(not g.any() for g in grads)
 
@@ -151,7 +152,7 @@ def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
 def test_huge_offsets_are_harmless(implementation):
     v = inputs((3, 3), (1, 1), (1, 1), (1, 1), 1, 1, True, False)
     v["offsets"] = np.full_like(v["offsets"], 1e30)
-    assert not np.asarray(deform_conv(**v, padding=1, implementation=implementation)).any()
+    assert not np.asarray(jax.jit(lambda v: deform_conv(**v, padding=1, implementation=implementation))(v)).any()
 
 
 @EACH
@@ -159,7 +160,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(implementation):
     # float64: a float32 product of another batch size is blocked, and so rounded, otherwise on some processors
     with jax.enable_x64(True):
         v = {k: jnp.asarray(a, jnp.float64) for k, a in inputs(*SETTINGS[0]).items()}
-        run = lambda v: deform_conv(**v, padding=1, implementation=implementation)  # noqa: E731
+        run = jax.jit(lambda v: deform_conv(**v, padding=1, implementation=implementation))
         both = run(v)
         assert both.dtype == jnp.float64
         for i in range(2):

@@ -239,7 +239,7 @@ def name_table(c: dict) -> Table:
     table = backbone.under("backbone.", "backbone")
     table += names.fpn_mmdet(used).under("neck.0." if listed else "neck.", "neck")
     if len(necks) > 1:
-        table += names.mmdet_dyhead(necks[1]["num_blocks"]).under("neck.1.", "dyhead")
+        table += names.dyhead("mmdet", necks[1]["num_blocks"]).under("neck.1.", "dyhead")
     return table + HEADS[c["type"]][1](c)
 
 

@@ -17,8 +17,12 @@ def matching(prefix):
 
 
 def with_vjp(f, ct, *args):
-    out, vjp = jax.vjp(f, *args)
-    return out, vjp(jnp.asarray(ct))
+    @jax.jit
+    def run(ct, *args):
+        out, vjp = jax.vjp(f, *args)
+        return out, vjp(ct)
+
+    return run(ct, *args)
 
 
 @matching("B01")

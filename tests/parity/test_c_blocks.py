@@ -35,7 +35,7 @@ def build(case, implementation):
         implementation=implementation,
         scan=blocks > (2 if implementation == "auto" else 1),
     )
-    table = names.official_dyhead(blocks) if official else names.mmdet_dyhead(blocks)
+    table = names.dyhead("official" if official else "mmdet", blocks)
     return head, table, weights
 
 

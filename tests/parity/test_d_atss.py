@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dyhead_jax.training import steps
 from tests.parity import dense_case
 
 HEADS = {"cls_score": "class", "bbox_pred": "box", "centerness": "centerness"}
@@ -27,7 +28,9 @@ def test_maps(run):
 
 def test_targets(run):
     """Matches, their IoU, and the targets, which are the boxes themselves: the reference's loss decodes predictions."""
-    match, valid = run.model.apply(run.variables, run.shapes, run.truth, method="match")
+    match, valid = steps.jit_once(lambda truth: run.model.apply(run.variables, run.shapes, truth, method="match"))(
+        run.truth
+    )
     dense_case.check_assignment(match, valid, run.case.numbered("assign/*.assigner.gt_inds"))
     anchors = run.model.apply(run.variables, run.shapes, method="anchors")
     overlaps = run.case.numbered("assign/*.assigner.max_overlaps")

@@ -108,7 +108,7 @@ def factor(case, name):
 
 def check_loss(case, name, loss, predicted, of):
     """Value and gradient of of * sum(loss), and the reference's own loss of each element where the case has it."""
-    value, gradient = jax.value_and_grad(lambda p: of * jnp.sum(loss(p)))(predicted)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: of * jnp.sum(loss(p))))(predicted)
     assert relative(value, case[f"{name}/loss"]) <= 1e-5, name
     assert relative(gradient, case[f"{name}/grad"]) <= 1e-4, name
 

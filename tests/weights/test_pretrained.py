@@ -141,7 +141,7 @@ def test_training_starts_from_them(monkeypatch):
     parameters = steps.survey(Model(), (4, 4))
     plain = train.first_variables(config, Model(), parameters, ())
     sevens = jax.tree.map(lambda x: np.full_like(x, 7.0), plain["params"]["backbone"])
-    monkeypatch.setattr(pretrained, "backbone", lambda name, shapes: {"params": sevens})
+    monkeypatch.setattr(pretrained, "backbone", lambda name, shapes, own: {"params": sevens})
     config.model.pretrained = "weights.pth"
     got = train.first_variables(config, Model(), parameters, ())
     jax.tree.map(np.testing.assert_array_equal, got["params"], plain["params"] | {"backbone": sevens})

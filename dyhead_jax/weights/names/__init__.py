@@ -30,7 +30,7 @@ from dyhead_jax.weights.names.heads import (
     retinanet_detectron2,
     retinanet_mmdet,
 )
-from dyhead_jax.weights.names.necks import fpn_detectron2, fpn_mmdet, mmdet_dyhead, official_dyhead
+from dyhead_jax.weights.names.necks import dyhead, dyhead_attentions, fpn_detectron2, fpn_mmdet
 from dyhead_jax.weights.state_dict import NamesError, Rule, Table, load, save
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "atss_mmdet",
     "atss_official",
     "borderdet_official",
+    "dyhead",
+    "dyhead_attentions",
     "efficientnet_lite",
     "faster_rcnn_detectron2",
     "faster_rcnn_mmdet",
@@ -47,8 +49,6 @@ __all__ = [
     "fpn_detectron2",
     "fpn_mmdet",
     "load",
-    "mmdet_dyhead",
-    "official_dyhead",
     "reppoints_mmdet",
     "resnet",
     "resnet_caffe2",

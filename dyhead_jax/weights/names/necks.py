@@ -1,6 +1,7 @@
 """Names of what lies between backbone and predictors: the feature pyramid and the DyHead tower."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from dyhead_jax.weights.names.pieces import conv, flat_conv, linear, norm
 from dyhead_jax.weights.state_dict import Rule, Table
@@ -31,40 +32,59 @@ def fpn_detectron2(start: int) -> Table:
     )
 
 
-def official_dyhead(blocks: int, scan: bool = False) -> Table:
-    """The official DyHead's tower, names from "0.DyConv.0.conv.weight" on (in its files below `...dyhead_tower.`).
+# Names below that of a block.
+_OFFICIAL = {
+    "spatial": Table(
+        tuple(
+            rule
+            for index, kind in enumerate(("high", "mid", "low"))
+            for rule in (
+                Rule(f"DyConv.{index}.conv.weight", f"{kind}_kernel", "conv"),
+                Rule(f"DyConv.{index}.conv.bias", f"{kind}_bias", "same"),
+                *norm(f"DyConv.{index}.bn", f"{kind}_norm"),
+            )
+        )
+        + conv("offset", "offset", bias=True)
+    ),
+    "scale": Table(flat_conv("AttnConv.1", "gate")),
+    "task": Table(linear("relu.fc.0", "squeeze") + linear("relu.fc.2", "expand")),
+}
 
-    scan: for `DyHead(scan=True)`, whose parameters are stacked over blocks.
+_MMDET = {  # its deformable convolutions have no bias
+    "spatial": Table(
+        tuple(
+            rule
+            for kind in ("high", "mid", "low")
+            for rule in (
+                Rule(f"spatial_conv_{kind}.conv.weight", f"{kind}_kernel", "conv"),
+                *norm(f"spatial_conv_{kind}.norm", f"{kind}_norm"),
+            )
+        )
+        + conv("spatial_conv_offset", "offset", bias=True)
+    ),
+    "scale": Table(flat_conv("scale_attn_module.1", "gate")),
+    "task": Table(
+        flat_conv("task_attn_module.conv1.conv", "squeeze") + flat_conv("task_attn_module.conv2.conv", "expand")
+    ),
+}
+
+
+dyhead_attentions = {"official": _OFFICIAL, "mmdet": _MMDET}
+
+
+def dyhead(layout: str, blocks: int, scan: bool = False, attentions: Mapping[str, Table] | None = None) -> Table:
+    """The tower of a layout: names from "0." ("official", in its files below `...dyhead_tower.`) or
+    "dyhead_blocks.0." ("mmdet") on.
+
+    scan: for `DyHead(scan=True)`, whose parameters are stacked over blocks. attentions: the tables of the modules of a
+    block by name, with names below that of a block; by default those of the shipped attentions.
     """
-    rules: list[Rule] = []
+    tables = dyhead_attentions[layout] if attentions is None else attentions
+    block = sum((table.under("", name) for name, table in tables.items()), Table(()))
+    prefix = "" if layout == "official" else "dyhead_blocks."
+    table = Table(())
     for i in range(blocks):
-        for index, kind in enumerate(("high", "mid", "low")):
-            rules += [
-                Rule(f"{i}.DyConv.{index}.conv.weight", f"spatial/{kind}_kernel", "conv"),
-                Rule(f"{i}.DyConv.{index}.conv.bias", f"spatial/{kind}_bias", "same"),
-                *norm(f"{i}.DyConv.{index}.bn", f"spatial/{kind}_norm"),
-            ]
-        rules += conv(f"{i}.offset", "spatial/offset", bias=True)
-        rules += flat_conv(f"{i}.AttnConv.1", "scale/gate")
-        rules += linear(f"{i}.relu.fc.0", "task/squeeze") + linear(f"{i}.relu.fc.2", "task/expand")
-    return Table(_in_blocks(rules, blocks, scan))
-
-
-def mmdet_dyhead(blocks: int, scan: bool = False) -> Table:
-    """mmdetection's DyHead, names from "dyhead_blocks.0.spatial_conv_high.conv.weight" on; its DCN has no bias."""
-    rules: list[Rule] = []
-    for i in range(blocks):
-        for kind in ("high", "mid", "low"):
-            rules.append(Rule(f"dyhead_blocks.{i}.spatial_conv_{kind}.conv.weight", f"spatial/{kind}_kernel", "conv"))
-            rules += norm(f"dyhead_blocks.{i}.spatial_conv_{kind}.norm", f"spatial/{kind}_norm")
-        rules += conv(f"dyhead_blocks.{i}.spatial_conv_offset", "spatial/offset", bias=True)
-        rules += flat_conv(f"dyhead_blocks.{i}.scale_attn_module.1", "scale/gate")
-        rules += flat_conv(f"dyhead_blocks.{i}.task_attn_module.conv1.conv", "task/squeeze")
-        rules += flat_conv(f"dyhead_blocks.{i}.task_attn_module.conv2.conv", "task/expand")
-    return Table(_in_blocks(rules, blocks, scan))
-
-
-def _in_blocks(rules: list[Rule], blocks: int, scan: bool) -> tuple[Rule, ...]:
-    each = len(rules) // max(blocks, 1)
-    place = (lambda i, target: f"blocks/{target}[{i}]") if scan else (lambda i, target: f"block_{i}/{target}")
-    return tuple(dataclasses.replace(rule, target=place(n // each, rule.target)) for n, rule in enumerate(rules))
+        one = block.under(f"{prefix}{i}.", "blocks" if scan else f"block_{i}")
+        stacked = tuple(dataclasses.replace(rule, target=f"{rule.target}[{i}]") for rule in one.rules)
+        table += dataclasses.replace(one, rules=stacked) if scan else one
+    return table
