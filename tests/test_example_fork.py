@@ -42,10 +42,13 @@ def test_a_stranger_builds_it_and_tries_everything(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "optim.offset_rate 0.05 is for" in done.stdout  # the places of the strips
-    assert (out / "strips_hub" / "model.safetensors").is_file()
+    log = (out / "compare" / "strips" / "seed0.log").read_text()
+    assert (
+        "optim.offset_rate 0.05 is for 630 parameters" in log
+    )  # the places of the strips: Dense(14) of eight channels
+    assert (out / "compare" / "table.md").is_file()
+    assert (out / "strips" / "model.safetensors").is_file()
     assert (out / "strips_hlo" / "export.json").is_file()
-    assert (out / "compare").is_dir()
 
 
 def test_its_attentions_stay_short():

@@ -1,5 +1,5 @@
 #!/usr/bin/env sh
-# All that a fork does once: contract, training, evaluation, use, export, benchmark, comparison.
+# All that a fork does, once: contract, cost, comparison, which trains, then evaluation and export of what was trained.
 #
 #   ./try.sh OUT [--config.NAME=VALUE ...]
 #
@@ -27,10 +27,11 @@ run() {
 
 mkdir -p "$out"
 run -m dyhead_jax.contract --spatial $spatial --spatial.points=7 --task $task ${CONTRACT:-}
-run -m dyhead_jax.train --config=configs/strips.py --workdir="$out/strips" "$@"
-run -m dyhead_jax.evaluate --workdir "$out/strips" --trust strip_head
-run -m dyhead_jax.export --workdir "$out/strips" --trust strip_head --format safetensors --out "$out/strips_hub"
-run -m dyhead_jax.export --workdir "$out/strips_hub" --trust strip_head --format stablehlo --out "$out/strips_hlo"
 run -m dyhead_jax.benchmark block --size "${SIZE:-256x256}" --levels 4 --channels 64 --repeats 3 \
     --attention spatial=$spatial spatial.points=7 task=$task
-run -m dyhead_jax.compare configs/strips.py configs/strips.py:shipped --seeds "${SEEDS:-2}" --workdir "$out/compare" --trust strip_head "$@"
+run -m dyhead_jax.compare configs/strips.py configs/strips.py:shipped --seeds "${SEEDS:-2}" --workdir "$out/compare" \
+    --trust strip_head "$@"
+trained="$out/compare/strips/seed0"
+run -m dyhead_jax.evaluate --workdir "$trained" --trust strip_head
+run -m dyhead_jax.export --workdir "$trained" --trust strip_head --format safetensors --out "$out/strips"
+run -m dyhead_jax.export --workdir "$out/strips" --trust strip_head --format stablehlo --out "$out/strips_hlo"

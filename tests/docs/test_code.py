@@ -4,8 +4,12 @@ import contextlib
 import importlib
 import io
 
+import numpy as np
 import pytest
 
+import dyhead_jax
+from dyhead_jax import train
+from dyhead_jax.config import Config, DataConfig, DyHeadConfig, FPNConfig, ModelConfig, OptimConfig, RunConfig
 from tests.docs import pages
 
 ELSEWHERE = {"export.md": "tests/export/test_stablehlo.py"}  # needs a trained model
@@ -34,6 +38,33 @@ def test_the_blocks_of_a_page_run_and_print_what_it_says(page, folder):
             exec(code, namespace)
         if following is not None and following.title == pages.OUTPUT:
             assert printed.getvalue() == following.text, f"{page.name}, line {following.line}"
+
+
+@pytest.mark.long
+def test_what_the_pages_add_is_trained_together(folder):
+    """A backbone, a block, attentions, a detector and a source of the pages: one model, trained, evaluated and used."""
+    parts = ("add_backbone", "add_block", "add_attention", "add_detector", "your_data")
+    for name in parts:
+        (folder / f"{name}.py").write_text(pages.files(pages.DOCS / f"{name}.md")["mine.py"])
+    importlib.invalidate_caches()
+    config = Config(
+        model=ModelConfig(
+            num_classes=1, neck=FPNConfig(features=8, start=1, levels=2), dyhead=DyHeadConfig(features=8)
+        ),
+        data=DataConfig(
+            canvases=((32, 32),), short_side=(32,), long_side=32, batch_size=2, eval_batch_size=2, max_boxes=2
+        ),
+        optim=OptimConfig(name="adamw", offset_rate=0.1, warmup_steps=0),
+        run=RunConfig(steps=2, figure_images=0, compilation_cache="off", parallel="single"),
+    )
+    config.model.backbone = {"module": "add_backbone:Strided", "width": 4}
+    config.model.dyhead.num_blocks, config.model.dyhead.block = 1, "add_block:Residual"
+    config.model.dyhead.spatial, config.model.dyhead.task = "add_attention:MySpatial", "add_attention:TwoGates"
+    config.model.head = "add_detector:Plain"
+    config.data.source = {"module": "your_data:Squares", "images": 4, "size": 32}
+    assert train.train(config, folder / "run") == 0
+    model = dyhead_jax.load(folder / "run", trust=parts)
+    assert model(np.zeros((32, 32, 3), np.uint8)).names == () or model.class_names == ("square",)
 
 
 def test_every_output_follows_a_block():
