@@ -43,9 +43,7 @@ def test_a_stranger_builds_it_and_tries_everything(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     log = (out / "compare" / "strips" / "seed0.log").read_text()
-    assert (
-        "optim.offset_rate 0.05 is for 630 parameters" in log
-    )  # the places of the strips: Dense(14) of eight channels
+    assert "optim.offset_rate 0.05 is for 126 parameters" in log  # the places of the strips: 14 of 8 channels
     assert (out / "compare" / "table.md").is_file()
     assert (out / "strips" / "model.safetensors").is_file()
     assert (out / "strips_hlo" / "export.json").is_file()
