@@ -1,72 +1,39 @@
-"""A fork's attentions, in a file outside the repository: options of their own, two branches, without an edit here."""
+"""The attentions of docs/add_attention.md, as they stand there, in a file outside the repository: options of their own
+and two branches, without an edit here."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from dyhead_jax import benchmark, command, evaluate
+import dyhead_jax
+from dyhead_jax import benchmark, command, evaluate, train
 from dyhead_jax import config as configs
 from dyhead_jax.config import flags, nodes
 from dyhead_jax.detectors import build
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.dyhead.branches import Branches
-from dyhead_jax.evaluation.trained_model import load_for_inference
 from dyhead_jax.training import optim, steps
 from tests.detectors import tiny
+from tests.docs import pages
+from tests.export.command import run as export
 
-ROOT = Path(__file__).resolve().parents[1]
-FORK = '''
-from functools import partial
-import jax.numpy as jnp
-from flax import linen as nn
-from dyhead_jax.dyhead.branches import Branches
-
-
-class MySpatial(nn.Module):
-    """Each level alone: `num_points` shifted copies, weighted; its sampling layer is not called "offset"."""
-
-    features: int
-    num_points: int = 4  # copies of the map
-    dtype: jnp.dtype = jnp.float32
-    offset_parameters = ("sampling",)
-
-    @nn.compact
-    def __call__(self, pyramid):
-        weights = nn.Dense(self.num_points, dtype=self.dtype, name="sampling")
-        value = nn.Dense(self.features, dtype=self.dtype, name="value")
-        out = []
-        for x in pyramid:
-            y, w = value(x), nn.softmax(weights(x))
-            out.append([sum(w[..., i : i + 1] * jnp.roll(y, i, axis=2) for i in range(self.num_points))])
-        return out
-
-
-Eight = partial(MySpatial, num_points=8)
-
-
-class TwoGates(nn.Module):
-    """A gate for each branch."""
-
-    scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x):
-        gate = nn.sigmoid(self.scale * nn.Dense(2 * x.shape[-1], name="gate")(x.mean((1, 2))))[:, None, None]
-        first, second = jnp.split(gate.astype(x.dtype), 2, axis=-1)
-        return Branches(classification=x * first, regression=x * second)
-
+PAGE = pages.files(pages.DOCS / "add_attention.md")["mine.py"]
+MORE = """
 
 class Transposed(nn.Module):
     def __call__(self, x):
         return x.swapaxes(0, 1)
-'''
+
+
+from functools import partial
+
+Eight = partial(MySpatial, num_points=8)
+"""
 RUN = '''"""A tiny run."""
 
 from dyhead_jax.config import *
@@ -89,14 +56,14 @@ def get_config():
         run=RunConfig(steps=2, eval_every=0, log_every=1, figure_images=0, compilation_cache="off"),
     )
 '''
-SPATIAL = "--config.model.dyhead.spatial=mine:MySpatial"
+SPATIAL, TASK = "--config.model.dyhead.spatial=mine:MySpatial", "--config.model.dyhead.task=mine:TwoGates"
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory):
-    """A folder of its own with the fork's module and a config, importable here and by processes started from here."""
+    """A folder of its own with the fork's module and a config, importable here."""
     folder = tmp_path_factory.mktemp("fork")
-    (folder / "mine.py").write_text(FORK)
+    (folder / "mine.py").write_text(PAGE + MORE)
     (folder / "tiny.py").write_text(RUN)
     sys.path.insert(0, str(folder))
     yield folder
@@ -132,7 +99,7 @@ def test_an_option_of_its_own_is_set_swept_and_read_back(fork):
     ("arguments", "message"),
     [
         ([SPATIAL, "--config.model.dyhead.spatial.num_point=8"], "no field 'num_point'; did you mean 'num_points'"),
-        (["--config.model.dyhead.spatial=mine:MySpatia"], "has no 'MySpatia'; it has Branches, Eight, MySpatial"),
+        (["--config.model.dyhead.spatial=mine:MySpatia"], "has no 'MySpatia'; it has Branches, ClassVar, Eight, MySp"),
         ([SPATIAL, "--config.model.dyhead.spatial.num_points=many"], "num_points=many"),
         ([SPATIAL, "--config.model.dyhead.spatial.features=8"], "has no field 'features'"),
     ],
@@ -152,7 +119,7 @@ def test_a_partial_keeps_its_options(fork):
     for spatial in (build(changed.model).dyhead.spatial, mine.Eight, "mine:Eight"):
         head = DyHead(num_blocks=1, features=8, spatial=spatial)
         variables = jax.eval_shape(head.init, jax.random.key(0), pyramid)
-        assert variables["params"]["block_0"]["spatial"]["sampling"]["kernel"].shape == (8, 8)
+        assert variables["params"]["block_0"]["spatial"]["sampling"]["kernel"].shape == (8, 24)
 
 
 def test_help_lists_the_options_of_the_fork(fork, capsys):
@@ -162,7 +129,7 @@ def test_help_lists_the_options_of_the_fork(fork, capsys):
     assert flags.parse(flags.parser("train.py", ""), [f"--config={path}", "--help"]) is None
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert '--config.model.dyhead.spatial=mine:MySpatial # "none": plain 3x3 convolutions' in lines
-    assert "--config.model.dyhead.spatial.num_points=4 # copies of the map" in lines
+    assert "--config.model.dyhead.spatial.num_points=4 # samples of each map" in lines
     assert "--config.model.dyhead.task.reduction=4" in " ".join(lines)
 
 
@@ -188,28 +155,48 @@ def test_its_sampling_layer_learns_at_the_rate_of_offsets(fork, scan, remat):
     np.testing.assert_allclose(spatial["sampling"]["kernel"], 0.1 * spatial["value"]["kernel"].mean(), rtol=1e-6)
 
 
+HEADS = {
+    "ATSS": configs.ATSSConfig(anchor_scale=4.0),
+    "FasterRCNN": configs.FasterRCNNConfig(
+        anchor_scale=4.0, rpn_features=8, rpn_samples=16, proposals_before=(20, 20), proposals=(8, 8), roi_levels=2,
+        roi_samples=8, roi_sampling_ratio=2, fc_features=8, nms_candidates=20, max_detections=10,
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.long
-def test_it_is_trained_evaluated_and_benchmarked(fork, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("kind", HEADS)
+def test_both_are_trained_evaluated_exported_and_opened(fork, kind, capsys, monkeypatch, tmp_path):
+    changed = overridden(
+        fork, SPATIAL, TASK, "--config.model.dyhead.spatial.num_points=3", "--config.run.parallel=single"
+    )
+    changed.model.head = HEADS[kind]
     folder = tmp_path / "run"
-    command_line = [
-        sys.executable, str(ROOT / "train.py"), f"--config={fork / 'tiny.py'}", f"--workdir={folder}", SPATIAL,
-        "--config.model.dyhead.spatial.num_points=3",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(fork), str(ROOT)]), "XLA_FLAGS": ""}
-    done = subprocess.run(command_line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "optim.offset_rate 0.1 is for 27 parameters" in done.stdout  # Dense(3) of eight channels
-    assert "note: config.model.dyhead.norm_groups=4 has no effect: no attention has such a field" in done.stdout
-    loaded = load_for_inference(folder, trust=["mine"])
-    assert loaded.variables["params"]["dyhead"]["block_0"]["spatial"]["sampling"]["kernel"].shape == (8, 3)
+    assert train.train(changed, folder) == 0
+    printed = capsys.readouterr().out
+    assert "optim.offset_rate 0.1 is for 81 parameters" in printed  # Dense(9) of eight channels
+    assert "note: config.model.dyhead.norm_groups=4 has no effect: no attention has such a field" in printed
     monkeypatch.setattr(sys, "argv", ["evaluate", "--workdir", str(folder), "--trust", "mine"])
     evaluate._main()
-    assert capsys.readouterr().out.splitlines()[-1] == done.stdout.splitlines()[-1]  # the AP of the run's own end
+    assert capsys.readouterr().out.splitlines()[-1] == printed.splitlines()[-1]  # the AP of the run's own end
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    file = tmp_path / "picture.png"
+    Image.fromarray(picture).save(file)
+    found = dyhead_jax.load(folder, trust=["mine"])(picture)
+    for form, at in (("safetensors", tmp_path / "hub"), ("stablehlo", tmp_path / "hlo")):
+        arguments = ["--workdir", folder, "--trust", "mine", "--format", form, "--out", at, "--check", file]
+        assert export(*arguments)[0] == 0
+    again = dyhead_jax.load(tmp_path / "hub", trust=["mine"])(picture)
+    np.testing.assert_array_equal(found.boxes, again.boxes)
+
+
+@pytest.mark.long
+def test_both_are_benchmarked(fork, capsys, monkeypatch):
     arguments = "block --size 32x40 --levels 2 --channels 16 --forward --repeats 1 --attention"
-    own = ["spatial=mine:MySpatial", "spatial.num_points=2"]
+    own = ["spatial=mine:MySpatial", "spatial.num_points=2", "task=mine:TwoGates"]
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments.split(), *own])
     benchmark.main()
-    assert "spatial=mine:MySpatial spatial.num_points=2 forward" in capsys.readouterr().out
+    assert f"{' '.join(own)} forward" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments.split(), own[0], "spatial.num_point=2"])
     with pytest.raises(command.UsageError, match="no field 'num_point'; did you mean 'num_points'"):
         benchmark.main()
@@ -248,10 +235,10 @@ def test_a_detector_trains_with_two_branches(fork, kind):
         "FCOS": configs.FCOSConfig(towers=0, level_limits=(64.0,)),
         "RetinaNet": configs.RetinaNetConfig(towers=0),
     }[kind]
-    changed = overridden(fork, "--config.model.dyhead.task=mine:TwoGates", "--config.model.dyhead.num_blocks=2")
+    changed = overridden(fork, TASK, "--config.model.dyhead.num_blocks=2")
     changed.model.head = head
     model = build(changed.model)
-    assert nodes.options_of(changed.model.dyhead.task) == {"scale": 1.0}
+    assert nodes.options_of(changed.model.dyhead.task) == {"dropout": 0.0}
     parameters = steps.survey(model, (32, 32))
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: draw.normal(0, 0.1, x.shape).astype(x.dtype), parameters.shapes["params"])

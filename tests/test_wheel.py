@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import wheels
+
 MINE = """
 from flax import linen as nn
 
@@ -25,10 +26,7 @@ class Half(nn.Module):
 def site(tmp_path_factory):
     """A folder with the wheel's content, as pip lays it out."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, timeout=300)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as file:
+    with zipfile.ZipFile(wheels.build(wheels.ROOT, folder)) as file:
         file.extractall(folder / "site")
     return folder / "site"
 
