@@ -1,5 +1,5 @@
 # `make demo` and `make test` are the two to know. `make test-all` adds the long tests, `make goldens` compares with all golden
-# files, `make faults` kills, damages and fills up runs. Each builds .venv by itself.
+# files, `make faults` kills, damages and fills up runs, `make docs` builds the site. Each builds .venv by itself.
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3,$(if $(shell $(name) -c "" 2>/dev/null && echo yes),$(name))))
 BIN := .venv/bin
 DEMO ?= runs/demo
@@ -8,7 +8,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 SEED ?= 0
 
-.PHONY: install demo test test-all goldens faults lint clean
+.PHONY: install demo test test-all goldens faults docs lint clean
 
 install: .venv/.installed
 
@@ -39,6 +39,11 @@ goldens: install
 # Kills, full disks, damaged files, signals, second runs, lost loaders, memory: ten minutes. SEED draws the moments.
 faults: install
 	$(BIN)/python -m tests.faults --seed $(SEED)
+
+# The site of docs/, into build/docs.
+docs: install
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check .
