@@ -149,7 +149,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
             state = steps.jit_once(partial(steps.create_state, parameters, optimizer, ema=config.optim.ema))(
                 first_variables(config, single, parameters, train_split.class_names, trust), np.uint32(config.seed)
             )
-        overview.describe(parameters, devices, config)
+        overview.describe(parameters, devices, config, begun=latest > 0)
         state = devices.replicate(state)
         metrics = None  # only on process 0
         if first:

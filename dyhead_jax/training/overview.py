@@ -17,10 +17,11 @@ MISSING = {
 }
 
 
-def describe(parameters: Parameters, devices: parallel.Parallel, config: Config) -> None:
+def describe(parameters: Parameters, devices: parallel.Parallel, config: Config, begun: bool = False) -> None:
     """Prints the number of parameters, the reach of each learning-rate multiplier, and the batch size per device.
 
-    Raises ConfigError for a multiplier other than 1 that reaches nothing, unless the config switches its part off.
+    Raises ConfigError for a multiplier other than 1 that reaches nothing, unless the config switches its part off; a
+    run that has begun with one goes on.
     """
     leaves: dict[Any, Any] = flatten_dict(parameters.shapes["params"])  # type: ignore[assignment]
     sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
@@ -34,7 +35,7 @@ def describe(parameters: Parameters, devices: parallel.Parallel, config: Config)
     for name, (rate, rule) in optim.multipliers(rates, parameters).items():
         if rate != 1:
             reached = sum(size for path, size in sizes.items() if rule(path) and not parameters.is_frozen(path))
-            if not reached and not switched_off(name, config):
+            if not reached and not begun and not switched_off(name, config):
                 raise ConfigError(
                     f"config.optim.{name} is {rate:g}, but reaches no parameter; {MISSING[name]}, or set it to 1"
                 )

@@ -47,6 +47,7 @@ def test_it_says_what_each_multiplier_reaches(capsys):
 def test_a_multiplier_that_reaches_nothing_is_an_error(sets, rates, message):
     with pytest.raises(ConfigError, match=message):
         overview.describe(parameters(**sets), parallel.Single(), config(**rates))
+    overview.describe(parameters(**sets), parallel.Single(), config(**rates), begun=True)
 
 
 @pytest.mark.parametrize(
