@@ -74,7 +74,7 @@ PAIR = Each(COUNT, (2,))
 TESTING = {"score_threshold": FRACTION, "nms_threshold": FRACTION, "nms_candidates": COUNT, "max_detections": COUNT}
 KERNEL = OneOf((1, 3, 5, 7))
 STD = Each(POSITIVE, (4,))
-ATSS = {
+ATSS: dict[str, Rule] = {
     "towers": NUMBER,
     "kernel": KERNEL,
     "anchor_scale": POSITIVE,

@@ -77,7 +77,8 @@ class DCNv4(nn.Module):
         candidates = [[own] for own in outputs["mid"]]
         for level, (low, high) in enumerate(zip(outputs.get("low", []), outputs.get("high", []), strict=True)):
             candidates[level + 1].append(low)
-            candidates[level].append(upsample_align_corners(high, pyramid[level].shape[1:3]))
+            _, h, w, _ = pyramid[level].shape
+            candidates[level].append(upsample_align_corners(high, (h, w)))
         return candidates
 
     def _predict(self, pyramid: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:

@@ -44,7 +44,7 @@ class PaperBlock(nn.Module):
         valid: (b, h_l, w_l) bool; means and norms are taken over those of the median level.
         """
         median = (len(pyramid) - 1) // 2
-        size, cells = pyramid[median].shape[1:3], None if valid is None else valid[median]
+        (_, h, w, _), cells = pyramid[median].shape, None if valid is None else valid[median]
         maps = [x.astype(self.dtype) for x in pyramid]
         if maps[0].shape[-1] != self.features:
             project = nn.Dense(self.features, dtype=self.dtype, name="project")
@@ -52,8 +52,8 @@ class PaperBlock(nn.Module):
         scale = LevelGates(name="scale")
         spatial = SparseSampling(self.norm_groups, self.norm_scale, self.implementation, self.dtype, name="spatial")
         task = SharedDynamicReLU(self.reduction, name="task")
-        levels = task(spatial(scale([_resized(x, size) for x in maps], cells), median, cells), cells)
-        return [_resized(x, y.shape[1:3]) for x, y in zip(levels, pyramid, strict=True)]
+        levels = task(spatial(scale([_resized(x, h, w) for x in maps], cells), median, cells), cells)
+        return [_resized(x, *y.shape[1:3]) for x, y in zip(levels, pyramid, strict=True)]
 
 
 class LevelGates(nn.Module):
@@ -124,6 +124,6 @@ class SharedDynamicReLU(nn.Module):
         return [jnp.maximum((1 + a1) * x + b1, a2 * x + b2) for x in levels]
 
 
-def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """(b, h, w, c) to (b, *size, c), bilinear, half-pixel centres; x itself where the size is the same."""
-    return x if x.shape[1:3] == size else jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear")
+def _resized(x: jax.Array, height: int, width: int) -> jax.Array:
+    """(b, h, w, c) to (b, height, width, c), bilinear with half-pixel centres."""
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")

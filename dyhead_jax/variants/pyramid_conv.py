@@ -50,7 +50,8 @@ class PyramidConv(nn.Module):
             finer, coarser = conv("low", 2), conv("high")
             for level in range(1, len(pyramid)):
                 sums[level] += finer(pyramid[level - 1])
-                sums[level - 1] += upsample_align_corners(coarser(pyramid[level]), pyramid[level - 1].shape[1:3])
+                _, h, w, _ = pyramid[level - 1].shape
+                sums[level - 1] += upsample_align_corners(coarser(pyramid[level]), (h, w))
         return [
             [x] for x in integrated_norm(group_norm(self.norm_groups, self.norm_scale, self.dtype, "norm"), sums, valid)
         ]

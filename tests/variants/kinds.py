@@ -18,7 +18,7 @@ from dyhead_jax.variants.task_decomposition import TaskDecomposition
 C = 8
 PLAIN = {"spatial": "none", "scale": "none", "task": "none"}  # traces fast
 KINDS = {
-    "paper": {"block": PaperBlock},
+    "paper": {"block": partial(PaperBlock, reduction=1)},  # of a few hidden units one image may switch off all
     "dcnv3": PLAIN | {"spatial": partial(DCNv3, group_features=4)},
     "dcnv4": PLAIN | {"spatial": partial(DCNv4, group_features=4)},
     "msdeform": PLAIN | {"spatial": partial(MultiScaleDeformable, heads=2, points=2)},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dyhead_jax.config import ConfigError, flags, nodes, ranges, validate
+from dyhead_jax.config import ConfigError, DyHeadConfig, ModelConfig, flags, nodes, ranges, validate
 from dyhead_jax.config.value_types import wrong_type
 from dyhead_jax.detectors import build
 from dyhead_jax.dyhead.branches import Branches
@@ -25,7 +25,11 @@ OFFSETS = {"paper": 1, "dcnv3": 1, "dcnv4": 1, "msdeform": 1}  # layers that pre
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("levels", "options"),
-    [(1, {}), (2, {"num_blocks": 2, "scan": True, "remat": True, "dtype": jnp.bfloat16}), (5, {"valid_area": True})],
+    [
+        (1, {}),
+        (2, {"num_blocks": 2, "scan": True, "remat": True, "dtype": jnp.bfloat16}),
+        pytest.param(5, {"valid_area": True}, marks=pytest.mark.long),
+    ],
     ids=["one level", "scan remat bfloat16", "five levels valid"],
 )
 def test_shapes_and_dtypes(kind, levels, options):
@@ -103,15 +107,15 @@ PATHS = [f"dyhead_jax.variants.{path}" for path in PATHS] + ["dyhead_jax.detecto
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_number_has_a_range(path):
-    handed_down = {"features", "norm_groups", "norm_scale"} if "variants" in path else {"num_classes", "pad_divisor"}
-    node = nodes.make_node(path, handed_down | {"dtype", "pixel_mean", "pixel_std"})
+    place = (DyHeadConfig, "spatial") if "variants" in path else (ModelConfig, "head")
+    node = nodes.make_node(path, nodes.handed_down(*place))
     rules = ranges.rules_of(node)
     assert wrong_type(node) is None
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if not isinstance(value, str | bool):
             assert rules[field.name].allows(value)
-            assert not rules[field.name].allows(-1 if isinstance(value, int) else (-1.0,) if value == () else -1.0)
+            assert not rules[field.name].allows((-1.0,) * len(value) if isinstance(value, tuple) else -1)
     assert set(rules) <= {field.name for field in dataclasses.fields(node)}
 
 
