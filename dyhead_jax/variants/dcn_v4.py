@@ -8,7 +8,6 @@ Plugs in as `config.model.dyhead.spatial = "dyhead_jax.variants.dcn_v4:DCNv4"` (
 InternImage, 2022, section 3.1 (v3); Xiong et al., Efficient Deformable ConvNets, 2024, section 3 (v4).
 """
 
-from functools import partial
 from typing import ClassVar
 
 import jax
@@ -112,4 +111,8 @@ class DCNv4(nn.Module):
         return [normed(norm, project(x), mask) for x, mask in zip(maps, cells, strict=True)]
 
 
-DCNv3 = partial(DCNv4, modulation=Modulation.SOFTMAX, depthwise=True)
+class DCNv3(DCNv4):
+    """The same with a softmax over the samples, and offsets and weights from a depthwise convolution."""
+
+    modulation: Modulation = Modulation.SOFTMAX
+    depthwise: bool = True
