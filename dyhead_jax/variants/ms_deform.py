@@ -38,6 +38,7 @@ class MultiScaleDeformable(nn.Module):
     dtype: jnp.dtype = jnp.float32
     offset_parameters: ClassVar = ("offset",)
     position_parameters: ClassVar = ("level",)
+    level_parameters: ClassVar = ("level", "offset", "weight")
 
     @nn.compact
     def __call__(self, pyramid: list[jax.Array], valid: list[jax.Array] | None = None) -> list[list[jax.Array]]:

@@ -56,6 +56,7 @@ class InteractiveLayers(nn.Module):
             conv = nn.Conv(
                 self.features, (3, 3), padding=1, use_bias=False, kernel_init=init, dtype=self.dtype, name=f"conv_{i}"
             )
+            x = x if valid is None else jnp.where(valid[..., None], x, 0)  # as beyond the border of a map
             x = nn.relu(normed(group_norm(self.norm_groups, 1.0, self.dtype, f"norm_{i}"), conv(x), valid))
             results.append(x)
         return jnp.stack(results, axis=3)

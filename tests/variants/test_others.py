@@ -91,3 +91,7 @@ def test_task_decomposition():
         weights = ref.sigmoid(ref.dense(own["expand"], ref.relu(ref.dense(own["squeeze"], means))))
         joined = sum(w * layer @ kernel for w, layer, kernel in zip(weights, layers, own["kernel"], strict=True))
         np.testing.assert_allclose(result[0], ref.relu(ref.group_norm(own["norm"], joined, groups=2)), atol=2e-5)
+    valid = jnp.zeros((1, 5, 6), bool).at[:, :3, :4].set(True)
+    apply = steps.jit_once(module.apply)
+    for whole, alone in zip(apply(variables, x, valid), apply(variables, x[:, :3, :4]), strict=True):
+        np.testing.assert_allclose(whole[:, :3, :4], alone, atol=2e-5)
