@@ -36,6 +36,7 @@ class PaperBlock(nn.Module):
     norm_scale: float = 1.0
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
+    level_parameters: ClassVar = ("scale", "spatial")
 
     @nn.compact
     def __call__(self, pyramid: list[jax.Array], valid: list[jax.Array] | None = None) -> list[jax.Array]:
@@ -60,8 +61,6 @@ class LevelGates(nn.Module):
     """Equation 3: hsig(f(mean over s and c of F)) F with a gate for each level, a linear f and
     hsig(x) = max(0, min(1, (x + 1) / 2)). f starts as N(0, 0.01), bias 0. Float32."""
 
-    level_parameters: ClassVar = ("linear",)
-
     @nn.compact
     def __call__(self, levels: list[jax.Array], valid: jax.Array | None = None) -> list[jax.Array]:
         """levels: (b, h, w, c), all of one size; valid: (b, h, w) bool. Returns the same shapes and dtype."""
@@ -83,7 +82,6 @@ class SparseSampling(nn.Module):
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
     offset_parameters: ClassVar = ("offset",)
-    level_parameters: ClassVar = ("weights",)
 
     @nn.compact
     def __call__(self, levels: list[jax.Array], median: int, valid: jax.Array | None = None) -> list[jax.Array]:
