@@ -48,8 +48,9 @@ class SelectiveKernel(nn.Module):
         common = jnp.broadcast_to(jnp.mean(means, axis=1, keepdims=True), means.shape)
         squeeze = nn.Dense(max(c // self.reduction, self.smallest), name="squeeze")
         hidden = nn.relu(squeeze(jnp.concatenate([means, common], axis=-1)))
-        logits = nn.Dense(c, kernel_init=nn.initializers.normal(0.01), name="expand")(hidden)
-        softmax = self.gate == Gate.SOFTMAX
+        softmax = self.gate == Gate.SOFTMAX  # to which a bias of all candidates would be nothing
+        init = nn.initializers.normal(0.01)
+        logits = nn.Dense(c, use_bias=not softmax, kernel_init=init, name="expand")(hidden)
         weights = nn.softmax(logits, axis=1) if softmax else nn.sigmoid(logits) / len(candidates)
         parts = [spread(weights[:, i].astype(dtype), (h, w)) * f for i, f in enumerate(candidates)]
         return sum(parts[1:], parts[0])
