@@ -104,7 +104,7 @@ def attentions(settings: Sequence[str]) -> dict[str, Any]:
     Raises UsageError for another form or an unknown option, ConfigError for an import path that leads nowhere.
     """
     for text in settings:
-        if not re.fullmatch(rf"({'|'.join(REPLACEABLE)})(\.\w+)?=.+", text):
+        if not re.fullmatch(rf"(?!block=none$)({'|'.join(REPLACEABLE)})(\.\w+)?=.+", text):
             raise command.UsageError(
                 f"--attention has {text!r}; it must be {'|'.join(REPLACEABLE)}=package:Class, =none, or .OPTION=VALUE"
             )

@@ -30,8 +30,8 @@ class Gate(Choice):
 class SelectiveKernel(nn.Module):
     """gate: a `Gate`; the hidden layer has max(c / reduction, smallest) channels. Pooling and weights are float32.
 
-    The last layer starts as N(0, 0.01), bias 0, so that weights start almost equal. With one candidate a softmax is 1:
-    nothing is learned then.
+    The last layer starts as N(0, 0.01), so that weights start almost equal; it has a bias with "sigmoid" only, since a
+    softmax over candidates cancels it. With one candidate a softmax is 1: nothing is learned then.
     """
 
     gate: Gate = Gate.SOFTMAX
@@ -48,7 +48,7 @@ class SelectiveKernel(nn.Module):
         common = jnp.broadcast_to(jnp.mean(means, axis=1, keepdims=True), means.shape)
         squeeze = nn.Dense(max(c // self.reduction, self.smallest), name="squeeze")
         hidden = nn.relu(squeeze(jnp.concatenate([means, common], axis=-1)))
-        softmax = self.gate == Gate.SOFTMAX  # to which a bias of all candidates would be nothing
+        softmax = self.gate == Gate.SOFTMAX
         init = nn.initializers.normal(0.01)
         logits = nn.Dense(c, use_bias=not softmax, kernel_init=init, name="expand")(hidden)
         weights = nn.softmax(logits, axis=1) if softmax else nn.sigmoid(logits) / len(candidates)

@@ -147,6 +147,7 @@ def test_remat_compiles_what_it_names(tmp_path, monkeypatch, capsys):
     ("arguments", "reason"),
     [
         (["block", "--attention", "tusk=none"], "--attention"),
+        (["block", "--attention", "block=none"], "--attention"),
         (["op", "--repeats", "0"], "--repeats"),
         (["op", "--config.model.num_classes=3"], "no config"),
     ],
