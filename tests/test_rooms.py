@@ -9,6 +9,7 @@ FLOORS = (
     {"types", "choices", "command", "files"},
     {"config", "ops"},
     {"boxes", "backbones", "necks", "dyhead", "data"},
+    {"variants"},
     {"detectors", "weights"},
     {"training"},
     {"evaluation"},

@@ -74,6 +74,16 @@ PAIR = Each(COUNT, (2,))
 TESTING = {"score_threshold": FRACTION, "nms_threshold": FRACTION, "nms_candidates": COUNT, "max_detections": COUNT}
 KERNEL = OneOf((1, 3, 5, 7))
 STD = Each(POSITIVE, (4,))
+ATSS: dict[str, Rule] = {
+    "towers": NUMBER,
+    "kernel": KERNEL,
+    "anchor_scale": POSITIVE,
+    "center_offset": FRACTION,
+    "topk": COUNT,
+    "box_std": STD,
+    **dict.fromkeys(("box_loss_weight", "centerness_floor", "divisor_eps"), NUMBER),
+    **TESTING,
+}
 
 # of a node that has no class in `config`, the import path stands in place of the class's name
 RANGES: dict[str, dict[str, Rule]] = {
@@ -134,16 +144,15 @@ RANGES: dict[str, dict[str, Rule]] = {
     "FPNConfig": {"features": COUNT, "start": NUMBER, "levels": COUNT},
     "DyHeadConfig": {"num_blocks": NUMBER, "features": COUNT, "norm_groups": COUNT, "norm_scale": POSITIVE},
     "dyhead_jax.dyhead.task:TaskAttention": {"reduction": COUNT},
-    "ATSSConfig": {
-        "towers": NUMBER,
-        "kernel": KERNEL,
-        "anchor_scale": POSITIVE,
-        "center_offset": FRACTION,
-        "topk": COUNT,
-        "box_std": STD,
-        **dict.fromkeys(("box_loss_weight", "centerness_floor", "divisor_eps"), NUMBER),
-        **TESTING,
-    },
+    "dyhead_jax.variants.paper_block:PaperBlock": {"reduction": COUNT},
+    "dyhead_jax.variants.dcn_v4:DCNv3": {"group_features": COUNT},
+    "dyhead_jax.variants.dcn_v4:DCNv4": {"group_features": COUNT},
+    "dyhead_jax.variants.ms_deform:MultiScaleDeformable": {"heads": COUNT, "points": COUNT},
+    "dyhead_jax.variants.selective_kernel:SelectiveKernel": {"reduction": COUNT, "smallest": COUNT},
+    "dyhead_jax.variants.branch_gates:BranchGates": {"reduction": COUNT},
+    "dyhead_jax.variants.task_decomposition:TaskDecomposition": {"layers": COUNT, "reduction": COUNT},
+    "ATSSConfig": ATSS,
+    "dyhead_jax.detectors.tood:TOOD": ATSS | {"norm_groups": COUNT, "layers": COUNT, "reduction": COUNT},
     "RetinaNetConfig": {
         "towers": NUMBER,
         "kernel": KERNEL,

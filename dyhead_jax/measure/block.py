@@ -1,8 +1,10 @@
 """Time of DyHead blocks alone on a pyramid, for each implementation or attention that is named.
 
---attention replaces attentions by modules of a fork (spatial=package:Class, scale=..., task=...) or switches them off
-(task=none); options of their own follow, as in a config (spatial.num_points=8). Each --attention is timed beside the
-block as it is. The yardstick is a plain 3x3 convolution of the finest level.
+--attention replaces attentions by other modules (spatial=package:Class, scale=..., task=...) or switches them off
+(task=none), or replaces the whole block (block=package:Class); options of their own follow, as in a config
+(spatial.num_points=8). Each --attention is timed beside the block as it is. The yardstick is a plain 3x3 convolution of
+the finest level. A second table has the parameters of each variant, the multiply-adds of its forward program, how often
+the compiled programs gather, their time as a ratio to the first variant's, and their temporaries.
 
   python -m dyhead_jax.benchmark block
   python -m dyhead_jax.benchmark block --blocks 6 --scan --remat --size 800x1344
@@ -20,11 +22,12 @@ import jax.numpy as jnp
 from dyhead_jax import command
 from dyhead_jax.config import Config, flags, nodes
 from dyhead_jax.dyhead import DyHead
+from dyhead_jax.measure import hlo, tables
 from dyhead_jax.measure import options as common
-from dyhead_jax.measure.timing import compiled, with_gradients
+from dyhead_jax.measure.timing import MIB, Program, compiled, ratio, with_gradients
 from dyhead_jax.training import steps
 
-ATTENTIONS = ("spatial", "scale", "task")
+REPLACEABLE = ("spatial", "scale", "task", "block")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     dtype = jnp.dtype(options.dtype)
     levels = sizes(options.size, options.levels)
     pyramid = random_pyramid(levels, options.batch, options.channels, dtype)
-    programs = []
+    programs, parameters = [], {}
     for name, choice in variants.items():
         fields = {
             "num_blocks": options.blocks,
@@ -65,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
         }
         head = DyHead(**fields, **choice)
         variables = steps.jit_once(head.init)(jax.random.key(9), pyramid)
+        parameters[name] = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         programs.append(compiled(f"{name} forward", head.apply, variables, pyramid))
         if not options.forward:
             programs.append(
@@ -75,6 +79,23 @@ def run(options: argparse.Namespace) -> None:
     common.time_and_report(
         title, programs, options, channels=options.channels, at=levels[0], batch=options.batch, dtype=options.dtype
     )
+    print("\n" + cost_table(parameters, programs))
+
+
+def cost_table(parameters: dict[str, int], programs: Sequence[Program]) -> str:
+    """A row a variant. parameters: by variant; programs: for each variant the forward program and, or not, the one with
+    gradients. Times are ratios to those of the first variant."""
+    each = len(programs) // len(parameters)
+    kinds = ("forward", "forward+backward")[:each]
+    rows = [("variant", "parameters", "multiply-adds", "gathers", *(f"{k}, x" for k in kinds), "temporaries, MiB")]
+    for i, (name, count) in enumerate(parameters.items()):
+        own = programs[i * each : (i + 1) * each]
+        ratios = [f"{ratio(p, first):.2f}" for p, first in zip(own, programs[:each], strict=True)]
+        gathers = [str(hlo.parse(p.executable.as_text()).count("gather")) for p in own]
+        temporaries = [f"{p.temporaries / MIB:.1f}" for p in own]
+        cells = f"{count:,}", f"{own[0].flops / 2e9:.3f} G", " / ".join(gathers), *ratios, " / ".join(temporaries)
+        rows.append((name, *cells))
+    return tables.aligned(rows)
 
 
 def attentions(settings: Sequence[str]) -> dict[str, Any]:
@@ -83,9 +104,9 @@ def attentions(settings: Sequence[str]) -> dict[str, Any]:
     Raises UsageError for another form or an unknown option, ConfigError for an import path that leads nowhere.
     """
     for text in settings:
-        if not re.fullmatch(rf"({'|'.join(ATTENTIONS)})(\.\w+)?=.+", text):
+        if not re.fullmatch(rf"(?!block=none$)({'|'.join(REPLACEABLE)})(\.\w+)?=.+", text):
             raise command.UsageError(
-                f"--attention has {text!r}; it must be {'|'.join(ATTENTIONS)}=package:Class, =none, or .OPTION=VALUE"
+                f"--attention has {text!r}; it must be {'|'.join(REPLACEABLE)}=package:Class, =none, or .OPTION=VALUE"
             )
     config = flags.override(Config(), [f"--config.model.dyhead.{text}" for text in settings])
     kinds = {re.split(r"[.=]", text)[0] for text in settings}

@@ -81,6 +81,10 @@ class Module:
             if instruction.kind in kinds:
                 yield instruction, self.times[instruction.computation]
 
+    def count(self, *kinds: str) -> int:
+        """How often instructions with one of these opcodes run in one run of the program."""
+        return sum(times for _, times in self.of_kind(*kinds))
+
     def _length(self, loop: Instruction) -> int:
         """Rounds of a loop if the compiler noted them or the condition is `counter < constant`, otherwise 1."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)

@@ -28,7 +28,7 @@ MIB, GIB = 2**20, 2**30
 class Program:
     """A compiled function with its arguments. compile_s: seconds of lowering and compilation; flops: two for each
     multiply-add of its products; moved: bytes of arguments and results, the least that it must move; temporaries:
-    bytes of other buffers; calls: in a repeat; seconds: of a call, for each repeat."""
+    bytes of other buffers; calls: in a repeat; seconds: of a call, for each repeat; executable: what was compiled."""
 
     name: str
     call: Callable[[], Any]
@@ -38,6 +38,7 @@ class Program:
     temporaries: float
     calls: int = 1
     seconds: list[float] = field(default_factory=list)
+    executable: Any = None
 
     @property
     def median(self) -> float:
@@ -66,6 +67,7 @@ def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Progra
         flops=2.0 * sum(multiply_adds(trace, ()).values()),
         moved=float(sum(x.size * x.dtype.itemsize for x in (*trace.in_avals, *trace.out_avals))),
         temporaries=float(memory.temp_size_in_bytes) if memory is not None else float("nan"),
+        executable=program,
     )
 
 

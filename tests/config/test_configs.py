@@ -56,6 +56,7 @@ def once(keys: list[str]) -> list[str]:
 CONFIGS = {argument: flags.load_file(argument) for argument in ARGUMENTS}
 ALIKE = [f"{FOLDER / 'ablation.py'}:{on}" for on in SUBSETS[:-1]]  # tests/dyhead has their blocks
 ALIKE += [f"{FOLDER / 'depth.py'}:{blocks}" for blocks in GRIDS["depth"][2:]]  # more of the same
+ALIKE += [a for a in ARGUMENTS if Path(a).name.startswith("variants.py:")]  # tests/variants
 # of those that `make test` traces too, one a backbone and one a head; the others are left to `make test-all`
 SHORT_BUILDS = re.compile(
     "^(atss_r50_dyhead_1x:reproduction|fcos_r50_1x|retinanet_r50_dyhead_1x|bccd_lite0|atss_swin_t.*)$"

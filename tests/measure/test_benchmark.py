@@ -11,6 +11,7 @@ from dyhead_jax import benchmark
 from dyhead_jax.backbones import resnet
 from dyhead_jax.command import UsageError
 from dyhead_jax.measure import block, options, timing
+from dyhead_jax.variants.paper_block import PaperBlock
 
 
 def test_a_program_knows_its_arithmetic_and_traffic():
@@ -97,8 +98,23 @@ def test_commands(arguments, tmp_path, monkeypatch, capsys):
         assert len(program["repeats_s"]) == 2
         assert program["median_s"] > 0
         assert program["name"] in shown
+    if arguments[0] == "block":
+        table = [line.split("|")[1:-1] for line in shown.partition("| variant")[2].splitlines()[2:]]
+        # 2 own, 1 finer and 1 coarser level, each with nine taps of four corners, in three loops
+        assert [(row[0].strip(), int(row[3]), row[4].strip()) for row in table] == [
+            ("auto", 108, "1.00"),
+            ("task=none", 108, table[1][4].strip()),
+        ]
+        parameters = [int(row[1].replace(",", "")) for row in table]
+        assert parameters[0] - parameters[1] == 16 * 4 + 4 + 4 * 64 + 64  # of the task attention
     if "--compare" in arguments:
         assert "tiny.py:16 forward / tiny.py forward: " in shown
+
+
+def test_the_whole_block_can_be_replaced():
+    found = block.attentions(["block=dyhead_jax.variants.paper_block:PaperBlock", "block.reduction=2"])
+    assert found["block"].func is PaperBlock
+    assert found["block"].keywords == {"reduction": 2}
 
 
 @pytest.mark.long
@@ -131,6 +147,7 @@ def test_remat_compiles_what_it_names(tmp_path, monkeypatch, capsys):
     ("arguments", "reason"),
     [
         (["block", "--attention", "tusk=none"], "--attention"),
+        (["block", "--attention", "block=none"], "--attention"),
         (["op", "--repeats", "0"], "--repeats"),
         (["op", "--config.model.num_classes=3"], "no config"),
     ],
