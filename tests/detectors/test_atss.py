@@ -9,10 +9,10 @@ from dyhead_jax.training import steps
 from tests.detectors import tiny
 from tests.detectors.test_dense import NOBODY, SHAPES, TRUTH
 
-KEYS = jax.random.split(jax.random.key(0), 3 * len(SHAPES))
+DRAW = np.random.default_rng(0)
 MAPS = {
-    name: [jax.random.normal(key, (2, *shape, channels)) for key, shape in zip(KEYS[i::3], SHAPES, strict=True)]
-    for i, (name, channels) in enumerate({"class": tiny.CLASSES, "box": 4, "centerness": 1}.items())
+    name: [DRAW.normal(size=(2, *shape, channels)).astype(np.float32) for shape in SHAPES]
+    for name, channels in {"class": tiny.CLASSES, "box": 4, "centerness": 1}.items()
 }
 PARAMS = {"params": {"scales": np.ones(len(SHAPES))}}  # all that is read of them behind raw predictions
 

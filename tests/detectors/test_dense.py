@@ -207,7 +207,9 @@ PARAMS["reppoints"] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in ("fcos", "reppoints") else pytest.mark.long) for k in KINDS]
+)
 def test_truth_comes_back(kind):
     """The box terms are 0, the class term nearly so, and detection gives each box and label once."""
     model = tiny.make(KINDS[kind][0], **options(kind))

@@ -56,8 +56,10 @@ def file_of(layout: str, variables: dict) -> dict[str, np.ndarray]:
     return state | {name: np.zeros(3, np.float32) for name in CLASSIFIERS[layout]}
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.bottom_up."])
-@pytest.mark.parametrize("layout", CASES)
+@pytest.mark.parametrize(
+    ("layout", "prefix"),
+    [*((layout, "") for layout in CASES), ("resnet", "backbone."), ("resnet-detectron2", "backbone.bottom_up.")],
+)
 def test_a_backbone_comes_back(monkeypatch, layout, prefix):
     variables = random_variables(MODELS[CASES[layout]], IMAGE, False)
     state = {prefix + name: array for name, array in file_of(layout, variables).items()}
