@@ -20,4 +20,11 @@ import jax
 gc.set_threshold(20_000, 10, 10)  # tracing makes many objects that live: look at them less often
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that no process begins one when the others have nothing left to do."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 pytest_plugins = ["tests.parity.reporting"]  # which golden files were compared

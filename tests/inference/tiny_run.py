@@ -39,7 +39,7 @@ def variables() -> Any:
     moved["batch_stats"] = jax.tree.map(np.abs, moved["batch_stats"])
     predictor = moved["params"]["class_predictor"]
     predictor["bias"] = np.zeros_like(predictor["bias"])
-    predictor["kernel"] = np.random.default_rng(0).normal(0, 0.5, predictor["kernel"].shape).astype(np.float32)
+    predictor["kernel"] = np.random.default_rng(0).normal(0, 4, predictor["kernel"].shape).astype(np.float32)
     return moved
 
 
