@@ -48,6 +48,8 @@ def get_config(variant: str = "dyhead") -> Config:
     if variant == "tood":
         config.model.head = "dyhead_jax.detectors.tood:TOOD"
         config.model.head.norm_groups = 16
+    if variant == "pconv":
+        config.optim.offset_rate = 1.0  # nothing is sampled
     config.run.steps = 300
     config.run.checkpoint_every = 150
     return config

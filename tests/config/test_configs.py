@@ -14,7 +14,7 @@ from dyhead_jax import config as schema
 from dyhead_jax.backbones import resnet
 from dyhead_jax.config import flags
 from dyhead_jax.detectors import build
-from dyhead_jax.training import optim, steps
+from dyhead_jax.training import optim, overview, parallel, steps
 from dyhead_jax.types import Batch, GroundTruth
 from tests.tiny_detector import quickly_compiled
 
@@ -129,11 +129,12 @@ def test_the_grids_mean_what_they_say():
 )
 def test_its_model_builds(argument):
     model = CONFIGS[argument].model
-    variables = jax.eval_shape(lambda: steps.init_variables(build(model), jax.random.key(0), (64, 64)))
-    blocks = {part for part in variables["params"].get("dyhead", {}) if part.startswith("block")}
+    parameters = steps.survey(build(model), (64, 64))
+    overview.describe(parameters, parallel.Single(), CONFIGS[argument])  # no learning rate is for nothing
+    blocks = {part for part in parameters.shapes["params"].get("dyhead", {}) if part.startswith("block")}
     assert len(blocks) == model.dyhead.num_blocks
     if name(argument) == "atss_r50_dyhead_1x:reproduction":  # mmdetection counts 38.90 M
-        assert round(sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6, 2) == 38.90
+        assert round(sum(leaf.size for leaf in jax.tree.leaves(parameters.shapes["params"])) / 1e6, 2) == 38.90
 
 
 # One training step of each kind of model

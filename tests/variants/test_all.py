@@ -14,7 +14,9 @@ from dyhead_jax.config import ConfigError, DyHeadConfig, ModelConfig, flags, nod
 from dyhead_jax.config.value_types import wrong_type
 from dyhead_jax.detectors import build
 from dyhead_jax.dyhead.branches import Branches
+from dyhead_jax.training import overview, parallel
 from dyhead_jax.training.parameters import trace_parameters
+from dyhead_jax.training.steps import survey
 from tests.variants.kinds import KINDS, C, drawn, head, pyramid
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "variants.py"
@@ -93,6 +95,12 @@ def test_its_config_is_made(variant):
             if choice != "none":
                 expected = getattr(choice, "func", choice)
                 assert getattr(fields[field], "func", fields[field]) is getattr(expected, "func", expected)
+
+
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=[] if v == "pconv" else pytest.mark.long) for v in VARIANTS])
+def test_no_learning_rate_of_its_config_is_for_nothing(variant):
+    config = flags.load_file(f"{FILE}:{variant}")
+    overview.describe(survey(build(config.model), (64, 64)), parallel.Single(), config)
 
 
 def test_another_name_lists_those_there_are():
