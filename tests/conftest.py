@@ -22,8 +22,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_modifyitems(items):
-    """Files with long tests come first, those of whole commands (in tests/ itself) before the others, so that no process
-    begins one when the rest have nothing left to do."""
+    """Files with long tests come first, those of whole commands (in tests/ itself) before all: none should begin when
+    the other processes have nothing left to do."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: (item.path not in long, len(item.path.parts)))
 
