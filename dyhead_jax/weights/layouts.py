@@ -197,11 +197,9 @@ def _dyhead(model: ModelConfig, layout: str) -> Table:
     dyhead = model.dyhead
     if not issubclass(_class(dyhead), DyHead):
         return _known(None, layout, "dyhead", dyhead)
-    own = declared(dyhead.block).get(layout)
-    if own is not None:
-        return names.dyhead(layout, dyhead.num_blocks, dyhead.scan, {"": own})
-    if not issubclass(_class(dyhead.block), DyHeadBlock):
-        return _known(None, layout, "dyhead.block", dyhead.block)
+    if layout in declared(dyhead.block) or not issubclass(_class(dyhead.block), DyHeadBlock):
+        whole = _known(None, layout, "dyhead.block", dyhead.block)
+        return names.dyhead(layout, dyhead.num_blocks, dyhead.scan, {"": whole})
     attentions = {}
     for name, cls in (("spatial", SpatialAttention), ("scale", ScaleAttention), ("task", TaskAttention)):
         node = getattr(dyhead, name)

@@ -182,6 +182,16 @@ class Bfloat16(nn.Module):
         return nn.Dense(x.shape[-1], name="layer")(x.astype(jnp.float32))
 
 
+class Rounded(nn.Module):
+    """Another function in bfloat16."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="layer")(x) * (1 if self.dtype == jnp.float32 else 1.5)
+
+
 class Scan(nn.Module):
     """Another factor in the second block."""
 

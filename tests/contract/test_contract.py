@@ -61,6 +61,7 @@ def outcomes(subject, *names):
             "bfloat16",
             "task attention Bfloat16, level 0: returns float32[2, 13, 11, 16], not bfloat16",
         ),
+        ("task", "Rounded", "bfloat16", "from float32 in the mean; at most 10% is rounding"),
         ("task", "Scan", "scan", "scan and remat change nothing, but the result differs by"),
         ("task", "Sharding", "sharding", "each device keeps its images, but the program has"),
     ],

@@ -1,12 +1,12 @@
-"""A backbone of four strided convolutions, and detectors on it that compile in seconds."""
+"""Detectors that compile in seconds, on the backbone of the contract."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
+from dyhead_jax.contract.tiny_model import Backbone
 from dyhead_jax.dyhead.head import DyHead
 from dyhead_jax.necks.fpn import FPN
 from dyhead_jax.types import GroundTruth
@@ -15,20 +15,6 @@ from tests.variables import draw
 CLASSES = 3
 CANVAS = (64, 96)
 FEATURES = 16
-
-
-class Backbone(nn.Module):
-    """Maps of strides 4, 8, 16, 32."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        maps = [nn.Conv(8, (4, 4), 4, name="stem")(x)]
-        for i in range(3):
-            maps.append(nn.Conv(8, (3, 3), 2, name=f"conv_{i}")(nn.tanh(maps[-1])))
-        return maps
-
-    def is_frozen(self, path: tuple[str, ...]) -> bool:
-        return False
 
 
 def make(detector: Any, blocks: int = 1, **options: Any) -> Any:

@@ -32,7 +32,7 @@ def start(kind):
     parameters = steps.survey(model, (64, 64))
     optimizer, schedule = optim.make_optimizer(OPTIM, 10, parameters), optim.make_schedule(OPTIM, 10)
     variables = steps.jit_once(lambda key: steps.init_variables(model, key, tiny_detector.CANVAS))(jax.random.key(0))
-    state = jax.device_get(steps.create_state(parameters, optimizer, variables, ema=OPTIM.ema))
+    state = jax.device_get(steps.create_state(parameters, optimizer, variables, 7, ema=OPTIM.ema))
     step = steps.make_train_step(model, optimizer, schedule, parameters, axis_name=devices.axis_name, ema=OPTIM.ema)
     return devices, devices.train_step(step), state
 

@@ -98,9 +98,12 @@ def test_its_config_is_made(variant):
 
 
 @pytest.mark.parametrize("variant", [pytest.param(v, marks=[] if v == "pconv" else pytest.mark.long) for v in VARIANTS])
-def test_no_learning_rate_of_its_config_is_for_nothing(variant):
+def test_no_learning_rate_of_its_config_is_for_nothing(variant, capsys):
     config = flags.load_file(f"{FILE}:{variant}")
-    overview.describe(survey(build(config.model), (64, 64)), parallel.Single(), config)
+    overview.describe(survey(build(config.model), (64, 64)), parallel.Single(), config)  # raises if one is
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("optim.offset_rate")]
+    assert len(said) == (variant != "pconv")
+    assert all((" 0 parameters" in line) == (variant == "none") for line in said)
 
 
 def test_another_name_lists_those_there_are():

@@ -163,7 +163,8 @@ def test_a_detector_with_an_attention_of_its_own_there_and_back(fork, layout, sc
 def test_a_part_without_names_is_named(fork, part, choice, message):
     model = config(**{part: choice}).model
     if message is None:
-        layouts.detector(model, "mmdet")
+        rules = {rule.source: rule.target for rule in layouts.detector(model, "mmdet").rules}
+        assert rules["neck.1.dyhead_blocks.1.gate.weight"] == "dyhead/block_1/gate/kernel"
         return
     with pytest.raises(layouts.LayoutError, match="the layout 'mmdet' has no names for") as error:
         layouts.detector(model, "mmdet")

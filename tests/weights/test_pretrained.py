@@ -29,6 +29,7 @@ CASES = {
     "swin-torchvision": "swin",
     "swin-timm": "swin",
 }
+SHORT = ("resnet",)  # with every prefix in `make test` too
 CLASSIFIERS = {
     "resnet": ("fc.weight", "bn1.num_batches_tracked", "layer1.0.bn1.num_batches_tracked"),
     "resnet-detectron2": ("stem.fc.weight",),
@@ -58,7 +59,11 @@ def file_of(layout: str, variables: dict) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("layout", "prefix"),
-    [*((layout, "") for layout in CASES), ("resnet", "backbone."), ("resnet-detectron2", "backbone.bottom_up.")],
+    [
+        pytest.param(layout, prefix, marks=pytest.mark.long if prefix and layout not in SHORT else [])
+        for layout in CASES
+        for prefix in ("", "backbone.", "backbone.bottom_up.")
+    ],
 )
 def test_a_backbone_comes_back(monkeypatch, layout, prefix):
     variables = random_variables(MODELS[CASES[layout]], IMAGE, False)
