@@ -59,9 +59,11 @@ def _png(encoded: bytes) -> str | None:
 
 
 def _jpeg(encoded: bytes, image: Image.Image, decode: Callable[[bytes], np.ndarray]) -> str | None:
-    scans, missing, end = _scans(encoded)
     corner = image.getpixel((image.width - 1, image.height - 1))
     grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))
+    if not grey and encoded.count(b"\xff\xda") < 2:  # one scan: most photographs end here, at next to no cost
+        return None
+    scans, missing, end = _scans(encoded)
     if not (grey or scans > 1) or end is None:
         return None
     if missing:
