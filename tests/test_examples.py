@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, with a few steps and pictures."""
+"""The notebook runs from top to bottom, with a few steps, few and small pictures and a small model."""
 
 import json
 import os
@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = r"\1.data.source.train_images, \1.data.source.val_images = 32, 8"
+SMALL = (
+    r"\1.data.source.train_images, \1.data.source.val_images = 32, 8; "
+    r"\1.data.canvases, \1.data.short_side, \1.data.long_side = ((64, 64),), (64,), 64; "
+    r"\1.data.batch_size, \1.data.eval_batch_size = 2, 4; "
+    r"\1.model.dyhead.num_blocks = 1; \1.model.neck.features = \1.model.dyhead.features = 16"
+)
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -20,7 +25,7 @@ def test_it_runs(path, tmp_path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert len(cells) > 3
     text = "\n\n".join("".join(cell["source"]) for cell in cells)
-    text, runs = re.subn(r"^(\w+)\.run\.eval_every = 0$", rf"\g<0>; {FEW}", text, flags=re.MULTILINE)
+    text, runs = re.subn(r"^(\w+)\.run\.eval_every = 0$", rf"\g<0>; {SMALL}", text, flags=re.MULTILINE)
     assert runs == 2
     (tmp_path / "cells.py").write_text(text)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "STEPS": "2"}

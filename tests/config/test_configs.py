@@ -19,9 +19,8 @@ from dyhead_jax.types import Batch, GroundTruth
 from tests.tiny_detector import quickly_compiled
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(
-    path for path in FOLDER.glob("*.py") if path.stem != "photos"
-)  # it needs a folder: tests/data/test_fit.py
+NEED_A_FOLDER = ("photos", "photos_grid")  # of photographs: tests/data/test_fit.py
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in NEED_A_FOLDER)
 SUBSETS = [",".join(s) for n in range(1, 4) for s in itertools.combinations(("scale", "spatial", "task"), n)]
 GRIDS = {"ablation": ["none", *SUBSETS], "depth": ["0", "1", "2", "10"]}
 ROWS = re.compile(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax.config import ConfigError, flags, from_json, to_json
+from dyhead_jax.config import ConfigError, FCOSConfig, flags, from_json, to_json
 from dyhead_jax.data.fit import LEAST_STEPS, fit
 from dyhead_jax.data.source import DataError
 
@@ -127,3 +127,32 @@ def test_the_config_has_plain_numbers_that_can_be_given_otherwise(folder, capsys
 def test_wrong_words_are_named(text, message, folder):
     with pytest.raises(ConfigError, match=message):
         flags.load_file(f"photos:{text.format(folder)}")
+
+
+def test_cells_of_the_grid_differ_in_the_model_alone(folder):
+    photos = flags.load_file(f"photos:{folder}")
+    cells = {text: flags.load_file(f"photos_grid:{folder},{text}") for text in ("atss", "fcos,plain", "atss,scale,4")}
+    for config in cells.values():
+        assert (config.data, config.optim, config.run) == (photos.data, photos.optim, photos.run)
+        assert config.model.num_classes == photos.model.num_classes
+        assert config.model.backbone == photos.model.backbone
+    assert cells["atss"].model.head == photos.model.head
+    plain, four = cells["fcos,plain"].model, cells["atss,scale,4"].model
+    assert isinstance(plain.head, FCOSConfig)
+    assert (plain.dyhead.num_blocks, plain.head.towers) == (0, 2)
+    assert (four.dyhead.num_blocks, str(four.dyhead.spatial), str(four.dyhead.task)) == (4, "none", "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "give the folder of the photographs and a detector"),
+        ("{}", "give the folder of the photographs and a detector"),
+        ("{},yolo", ":yolo does not begin with a detector"),
+        ("{},atss,0", "without DyHead it is"),
+        ("{},atss,plain,2", "without DyHead it is"),
+    ],
+)
+def test_wrong_cells_are_named(text, message, folder):
+    with pytest.raises(ConfigError, match=message):
+        flags.load_file(f"photos_grid:{text.format(folder)}")
