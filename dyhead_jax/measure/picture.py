@@ -4,7 +4,7 @@ import gc
 import math
 from pathlib import Path
 
-import matplotlib
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -12,7 +12,7 @@ from dyhead_jax.files import atomic
 from dyhead_jax.measure.report import Report, columns_of
 from dyhead_jax.measure.timing import Program, machine, quartiles
 
-COLOURS = [entry["color"] for entry in matplotlib.style.library["tableau-colorblind10"]["axes.prop_cycle"]]
+COLOURS = [entry["color"] for entry in style.library["tableau-colorblind10"]["axes.prop_cycle"]]
 DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -61,15 +61,15 @@ def rows(text):
 
 def test_a_sweep_has_a_row_for_every_combination_in_one_table_and_one_file(tmp_path, capsys):
     files = "--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")
-    given = asked("--batch", "1,2", "--size", "4,4x6", "--dtype", "float32,bfloat16", "--repeats", "4", *files)
+    given = asked("--batch", "1,2", "--size", "4x6", "--dtype", "float32,bfloat16", "--repeats", "4", *files)
     made = harness.measure("trivial", cases(given, double, product), given)
     assert harness.failed(made) == 0
     found = rows(capsys.readouterr().out)
-    assert len(found) == 2 * 2 * 2 * 2
-    assert [tuple(row[name] for name in ("program", "batch", "size", "dtype")) for row in found[:3]] == [
-        ("double", "1", "4x4", "float32"),
-        ("product", "1", "4x4", "float32"),
-        ("double", "1", "4x4", "bfloat16"),
+    assert len(found) == 2 * 2 * 2
+    assert [tuple(row[name] for name in ("program", "batch", "dtype")) for row in found[:3]] == [
+        ("double", "1", "float32"),
+        ("product", "1", "float32"),
+        ("double", "1", "bfloat16"),
     ]
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["options"] == {
@@ -78,11 +78,11 @@ def test_a_sweep_has_a_row_for_every_combination_in_one_table_and_one_file(tmp_p
         "forward": False,
         "overrides": [],
         "repeats": 4,
-        "size": [[4, 4], [4, 6]],
+        "size": [[4, 6]],
     }
     measured = [entry for entry in result["programs"] if entry["role"] == "program"]
     assert len(measured) == len(found)
-    assert len(result["programs"]) == len(found) + 8 * 3
+    assert len(result["programs"]) == len(found) + 4 * 3
     largest = measured[-1 - 2]  # float32
     assert [largest[key] for key in ("name", "batch", "height", "width", "dtype")] == ["product", 2, 4, 6, "float32"]
     assert largest["flops"] == largest["xla_operations"] == 2 * 2 * 4 * 4 * 6
@@ -148,6 +148,7 @@ def test_a_program_that_compiles_while_it_is_timed_is_named(capsys):
     assert "while timed" not in capsys.readouterr().out
     sizes = iter(range(100, 200))
     program.call = lambda: jax.jit(lambda x: x - 0.5)(jnp.ones(next(sizes)))
+    program.seconds.clear()
     timing.run_in_turn([program], repeats=2, warmup=1)
     assert program.recompilations >= 3
     assert "double (1x8x8, float32) compiled" in made.text()

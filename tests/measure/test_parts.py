@@ -8,46 +8,54 @@ import pytest
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.measure import block, parts
 from dyhead_jax.measure.timing import Program, Setting
+from dyhead_jax.training import steps
 
 SETTING = Setting(1, (16, 16), "float32")
 
 
 @pytest.fixture(scope="module")
 def made():
-    """A block with plain convolutions in the place of the deformable ones, its variables and its pyramid."""
+    """A block with plain convolutions in the place of the deformable ones, its variables, its pyramid, and the jobs of
+    its parts."""
     head = DyHead(num_blocks=1, features=4, norm_groups=2, spatial="none")
     pyramid = block.random_pyramid([(2, 2), (1, 1)], 1, 4, jnp.float32)
-    return head, head.init(jax.random.key(0), pyramid), pyramid
+    shapes = jax.eval_shape(head.init, jax.random.key(0), pyramid)
+    variables = jax.tree.map(lambda s: jnp.linspace(-1.0, 1.0, s.size).reshape(s.shape), shapes)
+    jobs = list(parts.jobs("auto", head, variables, pyramid, SETTING, (parts.FORWARD, parts.BOTH)))
+    return head, variables, pyramid, jobs
 
 
 def test_parts_have_the_arguments_and_the_results_that_they_have_in_the_block(made):
-    head, variables, pyramid = made
-    jobs = dict(parts.jobs("auto", head, variables, pyramid, SETTING, (parts.FORWARD,)))
-    assert [job.name for job in jobs.values()] == [
+    head, variables, pyramid, jobs = made
+    assert [job.name for _, job in jobs[::2]] == [
         "auto spatial forward",
         "auto norms forward",
         "auto scale forward",
         "auto task forward",
     ]
-    results = {name: job.function(*job.arguments) for name, job in jobs.items()}
+    chosen = {name: job for name, job in jobs[::2]}
+    arguments = {name: job.arguments for name, job in chosen.items()}
+    run = steps.jit_once(lambda given: {name: chosen[name].function(*own) for name, own in given.items()})
+    results = run(arguments)
     assert len(results["spatial"]) == 1
     assert len(results["norms"]) == 2 + 1 + 1  # own on two levels, one finer, one coarser
     assert len(results["scale"]) == len(results["task"]) == 2
-    whole = head.apply(variables, pyramid)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), results["task"], list(whole))
+    whole = steps.jit_once(head.apply)(variables, pyramid)
+    for found, expected in zip(results["task"], whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     (candidates,) = results["spatial"]
-    np.testing.assert_allclose(candidates[0][0], results["norms"][0], rtol=1e-5)
+    np.testing.assert_allclose(candidates[0][0], results["norms"][0], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_those_of_variables_and_inputs(made):
-    found = [job for _, job in parts.jobs("auto", *made, SETTING, (parts.BOTH,))]
-    for job in found:
-        inputs, floats = jax.eval_shape(job.function, *job.arguments)
-        shapes = jax.eval_shape(lambda *a: a, *job.arguments[:2])
-        assert (inputs, floats) == shapes
-    task = found[-1]
-    assert task.name == "auto task forward+backward"
-    assert set(task.arguments[0]["block_0/task"]["params"]) == {"squeeze", "expand"}
+    *_, jobs = made
+    for _, job in jobs[1::2]:
+        variables, floats, others = job.arguments
+        assert jax.eval_shape(job.function, variables, floats, others) == jax.eval_shape(
+            lambda *a: a, variables, floats
+        )
+    assert jobs[-1][1].name == "auto task forward+backward"
+    assert set(jobs[-1][1].arguments[0]["block_0/task"]["params"]) == {"squeeze", "expand"}
 
 
 def test_the_rest_is_what_the_block_takes_longer():
