@@ -106,7 +106,7 @@ def table(a: dict[str, Any], b: dict[str, Any]) -> str:
     left, right = ({row.key: row for row in rows(result, by_setting)} for result in (a, b))
     both = [key for key in left if key in right]
     columns = [i for i in range(1, 1 + len(SETTING) * by_setting) if len({key[i] for key in both}) > 1]
-    lines = [
+    lines: list[Sequence[str]] = [
         ("program", *(SETTING[i - 1] for i in columns), "A, ms", "B, ms", "B / A", "spread", "in yardsticks", "spread")
     ]
     for key in both:

@@ -73,7 +73,7 @@ def draw(report: Report, path: Path) -> None:
     axes.set_title(
         f"{report.title}\n{here['device']}, {here['processor']}, jax {here['jax']}, {here['date']}", fontsize=9
     )
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, handlelength=4)
     with atomic(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120, facecolor="white")
     del figure, axes

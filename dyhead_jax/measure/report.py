@@ -187,9 +187,11 @@ def environment() -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """Three digits or more, without an exponent."""
+    """Three digits or more; with an exponent below a thousandth."""
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 

@@ -11,6 +11,8 @@ It leaves out what XLA knows nothing of, kernels of libraries and of Pallas (cus
 on the data counts once.
 """
 
+import importlib
+import importlib.util
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +62,7 @@ class _Loops:
     def __init__(self, text: str):
         self.module = hlo.parse(text)
         self.texts: dict[str, str] = {}  # of each computation, callees first
+        text = re.sub(r" stack_frame_id=\d+", "", text)  # of a table that is not taken along
         for match in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\n(?:.*\n)*?\}$", text, re.MULTILINE):
             self.texts[match[1]] = match[0]
         self.found: dict[str, np.ndarray | None] = {}
@@ -123,11 +126,13 @@ def _body(loop: hlo.Instruction) -> str:
 
 
 def _analysed(text: str) -> np.ndarray | None:
-    """XLA's count of a module in HLO's text. These functions of jaxlib are not public: None if there are none."""
+    """XLA's count of a module in HLO's text. These functions of jaxlib are not public and have moved: None where they
+    are in neither of the two places that are known."""
     try:
-        from jaxlib import _jax  # type: ignore[attr-defined]
-
-        module = _jax.hlo_module_from_text(text)
-        return _values(_jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module))
+        analysis: Any = importlib.import_module("jaxlib._jax")
+        new = importlib.util.find_spec("jaxlib._hlo") is not None  # jax 0.12 has it, 0.10.1 has not
+        parser: Any = importlib.import_module("jaxlib._hlo") if new else analysis
+        module = parser.hlo_module_from_text(text)
+        return _values(analysis.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module))
     except (ImportError, AttributeError, RuntimeError):  # RuntimeError: no CPU here, or a text that is not read
         return None

@@ -192,8 +192,9 @@ def test_a_file_that_is_there_is_kept_until_the_result_replaces_it(tmp_path):
 
 
 def test_numbers_have_three_digits():
-    assert [report.number(x) for x in (0.0, 0.00123456, 0.5, 12.345, 4567.8)] == [
+    assert [report.number(x) for x in (0.0, 0.000896, 0.00123456, 0.5, 12.345, 4567.8)] == [
         "0",
+        "9.0e-04",
         "0.00123",
         "0.500",
         "12.3",
