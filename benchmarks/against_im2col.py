@@ -63,7 +63,7 @@ def main() -> int:
     block.add_arguments(parser)
     options = parser.parse_args()
     options.overrides = []
-    options.attention = [*(options.attention or []), "spatial=against_im2col:Im2col"]
+    options.attention = [*(options.attention or []), ["spatial=against_im2col:Im2col"]]
     return block.run(options)
 
 

@@ -63,16 +63,16 @@ class _Loops:
         self.module = hlo.parse(text)
         self.texts: dict[str, str] = {}  # of each computation, callees first
         text = re.sub(r" stack_frame_id=\d+", "", text)  # of a table that is not taken along
-        for match in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\n(?:.*\n)*?\}$", text, re.MULTILINE):
+        for match in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\n(?:.*\n)*?\}.*$", text, re.MULTILINE):
             self.texts[match[1]] = match[0]
         self.found: dict[str, np.ndarray | None] = {}
 
     @cached_property
     def instructions(self) -> dict[str, list[hlo.Instruction]]:
         """By the computation that holds them."""
-        result: dict[str, list[hlo.Instruction]] = {name: [] for name in self.texts}
+        result: dict[str, list[hlo.Instruction]] = {}
         for instruction in self.module.instructions:
-            result[instruction.computation].append(instruction)
+            result.setdefault(instruction.computation, []).append(instruction)
         return result
 
     def with_rounds(self, values: np.ndarray, name: str = "") -> tuple[np.ndarray, int]:
@@ -104,14 +104,14 @@ class _Loops:
     def _once(self, name: str) -> np.ndarray | None:
         """XLA's count of a computation by itself, None where this version of jaxlib cannot tell."""
         if name not in self.found:
-            self.found[name] = _analysed(self._alone(name))
+            self.found[name] = _analysed(self._alone(name)) if name in self.texts else None
         return self.found[name]
 
     def _alone(self, name: str) -> str:
         """A module that runs the computation `name`."""
         needed, new = {name}, [name]
         while new:
-            for instruction in self.instructions[new.pop()]:
+            for instruction in self.instructions.get(new.pop(), ()):
                 names = set(hlo.callees(instruction.text)) - needed
                 needed |= names
                 new += names
