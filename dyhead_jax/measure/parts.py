@@ -40,7 +40,7 @@ class Call:
 
     def __call__(self, variables: Any, floats: Sequence[jax.Array], others: Sequence[jax.Array]) -> Any:
         arrays = {_Float: iter(floats), _Other: iter(others)}
-        leaves = [next(arrays[leaf]) if leaf in (_Float, _Other) else leaf for leaf in self.leaves]
+        leaves = [next(arrays[leaf]) if leaf is _Float or leaf is _Other else leaf for leaf in self.leaves]
         args, kwargs = jax.tree.unflatten(self.structure, leaves)
         return self.module.apply(variables, *args, **kwargs)
 

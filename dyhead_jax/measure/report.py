@@ -18,8 +18,8 @@ LEGEND = """\
 yardsticks: median ratio to the yardstick in the same rounds. products: the multiply-adds of matrix products and
 convolutions, as two operations each. XLA: the compiler's count of the optimised program, loops as often as they run:
 operations (sampling, norms and activations too, but not exp, tanh, rsqrt and their like) and bytes that fusions read
-and write (caches aside); + where it leaves something out (kernels of libraries, loops of unknown length). of matmul, of
-copy: these a second, over the ceilings. memory: arguments, results and temporaries, by the compiler. compiled: programs
+and write (caches aside); + where it leaves something out (kernels of libraries, loops of unknown length). Gop/s, GB/s:
+these a second, and as a share of the ceilings. memory: arguments, results and temporaries, by the compiler. compiled: programs
 that XLA compiled for the row, 0 if they came from JAX's compilation cache."""
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR")
 
@@ -78,32 +78,12 @@ class Report:
 
     def table(self) -> str:
         swept = columns_of([p.setting for p, _ in self.programs()])
-        head = [
-            "program",
-            *swept,
-            "median, ms",
-            "spread",
-            "images/s",
-            "yardsticks",
-            "products, Gop",
-            "XLA, Gop",
-            "of matmul",
-        ]
-        rows = [[*head, "XLA, GB", "of copy", "memory, MiB", "compile, s", "compiled"]]
+        head = ["program", *swept, "median, ms", "spread", "images/s", "yardsticks", "products, Gop", "XLA, Gop"]
+        rows = [[*head, "Gop/s (of matmul)", "XLA, GB", "GB/s (of copy)", "memory, MiB", "compile, s", "compiled"]]
         for p, group in self.programs():
-            most_operations, most_bytes = group.ceilings()
             cells = [p.name, *(cell(p.setting) for cell in swept.values())]
             cells += [_ms(p.median), f"{p.spread:.0%}", number(p.setting.batch / p.median if p.setting else math.nan)]
-            cells += [f"{ratio(p, group.unit):.2f}", number(p.flops / 1e9)]
-            if p.count is None:
-                cells += ["-"] * 4
-            else:
-                more = "+" if p.count.missing else ""
-                cells += [
-                    number(p.count.operations / 1e9) + more,
-                    share(p.count.operations / p.median, most_operations),
-                ]
-                cells += [number(p.count.moved / 1e9) + more, share(p.count.moved / p.median, most_bytes)]
+            cells += [f"{ratio(p, group.unit):.2f}", number(p.flops / 1e9), *_counted(p, group)]
             cells += [f"{p.memory / MIB:.0f}", f"{p.compile_s:.1f}", str(p.compilations)]
             rows.append(cells)
         return tables.aligned(rows)
@@ -199,6 +179,17 @@ def share(value: float, most: float) -> str:
     """As a percentage, with a digit after the point below ten."""
     percent = 100 * value / most
     return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
+
+
+def _counted(p: Program, group: Group) -> Iterator[str]:
+    """XLA's operations and bytes, each with its rate and its share of a ceiling."""
+    values = (None, None) if p.count is None else (p.count.operations, p.count.moved)
+    for value, most in zip(values, group.ceilings(), strict=True):
+        if value is None or p.count is None:
+            yield from ("-", "-")
+        else:
+            yield number(value / 1e9) + "+" * bool(p.count.missing)
+            yield f"{number(value / p.median / 1e9)} ({share(value / p.median, most)})"
 
 
 def _setting(setting: Setting | None) -> dict[str, Any]:

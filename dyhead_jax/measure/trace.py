@@ -9,8 +9,8 @@ from dyhead_jax.measure.timing import Program
 
 CALLS = 3  # of each program, after those that are timed
 HOW_TO_OPEN = """\
-The profile is in {folder}. To open it: pip install xprof, xprof --logdir {folder}, http://localhost:8791 and there the
-tool Trace Viewer; without an installation, the file *.trace.json.gz below it in https://ui.perfetto.dev"""
+The profile is in {folder}. To open it: pip install xprof, xprof --logdir {folder}, and the Trace Viewer at the address
+that it prints; without an installation, the file *.trace.json.gz below the folder in https://ui.perfetto.dev"""
 
 
 def record(programs: Sequence[Program], folder: Path) -> None:
