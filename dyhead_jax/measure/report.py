@@ -19,8 +19,8 @@ yardsticks: median ratio to the yardstick in the same rounds. products: the mult
 convolutions, as two operations each. XLA: the compiler's count of the optimised program, loops as often as they run:
 operations (sampling, norms and activations too, but not exp, tanh, rsqrt and their like) and bytes that fusions read
 and write (caches aside); + where it leaves something out (kernels of libraries, loops of unknown length). Gop/s, GB/s:
-these a second, and as a share of the ceilings. memory: arguments, results and temporaries, by the compiler. compiled: programs
-that XLA compiled for the row, 0 if they came from JAX's compilation cache."""
+these a second, and as a share of the ceilings. memory: arguments, results and temporaries, by the compiler.
+compiled: programs that XLA compiled for the row, 0 if they came from JAX's compilation cache."""
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR")
 
 
