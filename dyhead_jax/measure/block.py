@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     print("\n" + cost_table(parameters, groups, kinds))
     if options.parts:
         print("\n" + parts.table(names, groups, kinds))
-    return harness.failed(report)
+    return harness.exit_code(report)
 
 
 def cost_table(parameters: dict[str, int], groups: Sequence[Sequence[Program]], kinds: Sequence[str]) -> str:

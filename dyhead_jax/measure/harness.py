@@ -94,8 +94,8 @@ def _timed(case: Case, repeats: int, bar: Any) -> Group:
     return group
 
 
-def failed(report: Report) -> int:
-    """The exit code: 1 if a program did not fit."""
+def exit_code(report: Report) -> int:
+    """1 if a program did not fit."""
     return int(any(group.failed for group in report.groups))
 
 

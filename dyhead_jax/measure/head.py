@@ -9,7 +9,7 @@ commas, --compare several configs, each with options of its own if it is quoted:
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,13 @@ from dyhead_jax.measure.report import Report
 from dyhead_jax.measure.timing import compare, with_gradients
 from dyhead_jax.training import steps
 
+Jobs = Callable[[str, Config], Iterator[Job]]  # of a config and its name on the command line, as many for each config
 add_arguments = common.add_configs
 
 
 def run(options: argparse.Namespace) -> int:
     common.check(options)
-    return harness.failed(measure("DyHead", jobs, options))
+    return harness.exit_code(measure("DyHead", jobs, options))
 
 
 def jobs(name: str, config: Config) -> Iterator[Job]:
@@ -40,11 +41,8 @@ def jobs(name: str, config: Config) -> Iterator[Job]:
     yield Job(f"{name} forward+backward", with_gradients(head.apply, (0, 1)), (variables, pyramid), setting)
 
 
-def measure(what: str, jobs, options: argparse.Namespace) -> Report:
-    """Times what `jobs` makes of the configs of the command line, in every setting; prints the ratios of --compare.
-
-    jobs: (name, config) -> an iterator of `Job`, as many for each config.
-    """
+def measure(what: str, jobs: Jobs, options: argparse.Namespace) -> Report:
+    """Times what `jobs` makes of the configs of the command line, in every setting; prints the ratios of --compare."""
     chosen = common.config_settings(options)
     settings = [common.setting_of(configs[0][1]) for configs in chosen]
     cases = [case(configs, jobs) for configs in chosen]
@@ -58,7 +56,7 @@ def measure(what: str, jobs, options: argparse.Namespace) -> Report:
     return report
 
 
-def case(configs: list[tuple[str, Config]], jobs) -> Case:
+def case(configs: list[tuple[str, Config]], jobs: Jobs) -> Case:
     """The jobs of several configs, with the yardstick of the first."""
     first = configs[0][1]
     neck = first.model.neck

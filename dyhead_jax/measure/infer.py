@@ -25,7 +25,7 @@ add_arguments = common.add_configs
 
 def run(options: argparse.Namespace) -> int:
     common.check(options)
-    return harness.failed(head.measure("detection", jobs, options))
+    return harness.exit_code(head.measure("detection", jobs, options))
 
 
 def jobs(name: str, config: Config) -> Iterator[Job]:

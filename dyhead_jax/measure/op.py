@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     settings = common.settings(options)
     cases = [Case(s, options.channels, s.size, lambda s=s: jobs(s, options)) for s in settings]
     title = f"deformable convolution {options.channels} -> {options.channels}, stride {options.stride}"
-    return harness.failed(harness.measure(common.titled(title, settings), cases, options))
+    return harness.exit_code(harness.measure(common.titled(title, settings), cases, options))
 
 
 def jobs(setting: Setting, options: argparse.Namespace) -> Iterator[Job]:

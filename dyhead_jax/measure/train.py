@@ -29,7 +29,7 @@ BOXES = 8  # in each image
 
 def run(options: argparse.Namespace) -> int:
     common.check(options)
-    return harness.failed(head.measure("training step", jobs, options))
+    return harness.exit_code(head.measure("training step", jobs, options))
 
 
 def jobs(name: str, config: Config) -> Iterator[Job]:

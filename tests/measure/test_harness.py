@@ -63,7 +63,7 @@ def test_a_sweep_has_a_row_for_every_combination_in_one_table_and_one_file(tmp_p
     files = "--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")
     given = asked("--batch", "1,2", "--size", "4x6", "--dtype", "float32,bfloat16", "--repeats", "4", *files)
     made = harness.measure("trivial", cases(given, double, product), given)
-    assert harness.failed(made) == 0
+    assert harness.exit_code(made) == 0
     found = rows(capsys.readouterr().out)
     assert len(found) == 2 * 2 * 2
     assert [tuple(row[name] for name in ("program", "batch", "dtype")) for row in found[:3]] == [
@@ -107,7 +107,7 @@ def test_a_program_that_does_not_fit_is_named_and_the_others_are_timed(tmp_path,
 
     given = asked("--repeats", "1", "--json", str(tmp_path / "out.json"))
     made = harness.measure("trivial", cases(given, double, huge), given)
-    assert harness.failed(made) == 1
+    assert harness.exit_code(made) == 1
     shown = capsys.readouterr().out
     assert [row["program"] for row in rows(shown)] == ["double"]
     assert "not timed, since it does not fit: huge (1x8x8, float32): RESOURCE_EXHAUSTED" in shown
