@@ -58,13 +58,13 @@ class Im2col(SpatialAttention):
             spatial_module.deform_conv_calls = ours
 
 
-def main() -> None:
+def main() -> int:
     parser = command.parser("python benchmarks/against_im2col.py", __doc__)
     block.add_arguments(parser)
     options = parser.parse_args()
     options.overrides = []
-    options.attention = [*(options.attention or []), "spatial=against_im2col:Im2col"]
-    block.run(options)
+    options.attention = [*(options.attention or []), ["spatial=against_im2col:Im2col"]]
+    return block.run(options)
 
 
 if __name__ == "__main__":

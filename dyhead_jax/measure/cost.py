@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    common.check(options)
     height, width = padded(options.size)
     costs = {}
     for path in options.config:

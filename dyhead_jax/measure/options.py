@@ -1,24 +1,33 @@
-"""The options that the timing commands share, and how they time their programs and report."""
+"""The options that the timing commands share, and what they name: settings, configs and files."""
 
 import argparse
 import dataclasses
-import json
 import re
+import shlex
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-
-import jax.numpy as jnp
+from typing import Any, TypeVar
 
 from dyhead_jax import command
 from dyhead_jax.config import Config, flags
-from dyhead_jax.files import write_atomic
-from dyhead_jax.measure import timing
-from dyhead_jax.measure.timing import Program, Report
+from dyhead_jax.measure import targets
+from dyhead_jax.measure.timing import Setting
+
+DTYPES = ("float32", "bfloat16", "float16")
+T = TypeVar("T")
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """The options of `op` and `block`."""
-    parser.add_argument("--batch", type=int, default=1, help="images (default 1)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+def add(parser: argparse.ArgumentParser, size: tuple[int, int], of: str) -> None:
+    """The options of `op` and `block`. size: (height, width) unless --size is given; of: what has that size."""
+    h, w = size
+    parser.add_argument("--batch", type=several(count), default=[1], metavar="N,...", help="images (1)")
+    parser.add_argument(
+        "--size", type=several(side_or_size), default=[size], metavar="HxW,...", help=f"of {of} ({h}x{w}); 512: 512x512"
+    )
+    parser.add_argument(
+        "--dtype", type=several(dtype), default=["float32"], metavar="NAME,...", help=" or ".join(DTYPES)
+    )
     parser.add_argument("--forward", action="store_true", help="forward only")
     add_run(parser)
 
@@ -27,47 +36,107 @@ def add_configs(parser: argparse.ArgumentParser) -> None:
     """The options of the commands that time a config: --config or --compare is required."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--config", metavar="FILE", help="the config to time; --config.NAME=VALUE changes it")
-    group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two configs, timed in turns; prints their ratio")
-    add_canvas(parser)
+    group.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="CONFIG",
+        help="two or more, timed in turns; prints their ratios to the first; one with options of its own in quotes:"
+        " 'FILE --config.NAME=VALUE'",
+    )
+    parser.add_argument("--batch", type=several(count), metavar="N,...", help="images (default: the config's)")
+    parser.add_argument(
+        "--size", type=several(side_or_size), metavar="HxW,...", help="of the canvas (default: the config's first)"
+    )
+    parser.add_argument("--dtype", type=several(dtype), metavar="NAME,...", help="(default: the config's)")
     add_run(parser)
 
 
 def add_canvas(parser: argparse.ArgumentParser) -> None:
+    """One batch and one size, for commands that do not sweep."""
     parser.add_argument("--batch", type=int, help="images (default: the config's)")
     parser.add_argument("--size", type=size, metavar="HxW", help="of the canvas (default: the config's first)")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds (default 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every repeat here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with every repeat, here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the times: .png, .svg or .pdf")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FOLDER", help="also record a profile of a few calls of each program, for xprof"
+    )
+
+
+def settings(options: argparse.Namespace) -> list[Setting]:
+    """Every combination of the batches, sizes and dtypes of `add`."""
+    return [Setting(*chosen) for chosen in product(options.batch, options.size, options.dtype)]
+
+
+def config_settings(options: argparse.Namespace) -> list[list[tuple[str, Config]]]:
+    """For every combination of the batches, sizes and dtypes of `add_configs` the configs by name, with the
+    command line's overrides. Raises what `flags` raises."""
+    named = [(name, _loaded(name, options)) for name in getattr(options, "compare", None) or [options.config]]
+    swept = product(options.dtype or [None], options.batch or [None], options.size or [None])
+    return [[(name, _changed(config, *chosen)) for name, config in named] for chosen in swept]
 
 
 def configs(options: argparse.Namespace) -> list[tuple[str, Config]]:
-    """The configs named on the command line, with its overrides, batch and size. Raises what `flags` raises."""
-    result = []
-    for argument in getattr(options, "compare", None) or [options.config]:
-        config = flags.override(flags.load_file(argument), options.overrides)
-        data = config.data
-        if options.batch is not None:
-            data = dataclasses.replace(data, batch_size=options.batch)
-        if options.size is not None:
-            data = dataclasses.replace(data, canvases=(options.size,))
-        result.append((argument, dataclasses.replace(config, data=data)))
-    return result
+    """The config named on the command line of `add_canvas`. Raises what `flags` raises."""
+    return [(options.config, _changed(_loaded(options.config, options), None, options.batch, options.size))]
+
+
+def titled(title: str, settings: list[Setting]) -> str:
+    """A title with the setting, if there is one only; else the table has columns for what differs."""
+    return f"{title}, {settings[0]}" if len(settings) == 1 else title
+
+
+def setting_of(config: Config) -> Setting:
+    return Setting(config.data.batch_size, config.data.canvases[0], config.model.dtype)
+
+
+def _loaded(text: str, options: argparse.Namespace) -> Config:
+    file, *own = shlex.split(text)
+    return flags.override(flags.load_file(file), [*own, *options.overrides])
+
+
+def _changed(config: Config, dtype: str | None, batch: int | None, size: tuple[int, int] | None) -> Config:
+    data, model = config.data, config.model
+    if batch is not None:
+        data = dataclasses.replace(data, batch_size=batch)
+    if size is not None:
+        data = dataclasses.replace(data, canvases=(size,))
+    if dtype is not None:
+        model = dataclasses.replace(model, dtype=dtype)
+    return dataclasses.replace(config, data=data, model=model)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UsageError for a count below 1."""
+    """Raises UsageError for a count below 1, a comparison of one config, and a file that cannot be written."""
     for name in ("batch", "repeats", "images_per_chip"):
         value = getattr(options, name, None)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise command.UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+    if len(getattr(options, "compare", None) or "two") < 2:
+        raise command.UsageError(f"--compare {options.compare[0]}: name at least two configs, or use --config")
+    targets.check(options)
 
 
 def refuse_overrides(options: argparse.Namespace, name: str) -> None:
     """Raises UsageError for --config.NAME=VALUE, given to a command without a config."""
     if options.overrides:
         raise command.UsageError(f"{options.overrides[0]}: {name} has no config; --help lists its options")
+
+
+def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """For argparse: a list with commas. Its error, and that of `kind`, is one for a value that is there twice."""
+
+    def read(text: str) -> list[T]:
+        values: list[Any] = [kind(part) for part in text.split(",")]
+        for value in values:
+            if values.count(value) > 1:
+                raise argparse.ArgumentTypeError(f"{text!r} has a value twice")
+        return values
+
+    return read
 
 
 def size(text: str) -> tuple[int, int]:
@@ -78,28 +147,18 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def time_and_report(
-    title: str,
-    programs: list[Program],
-    options: argparse.Namespace,
-    *,
-    channels: int,
-    at: tuple[int, int],
-    batch: int,
-    dtype: str,
-) -> Report:
-    """Times the programs, a yardstick of `channels` at the map size `at`, and the ceilings; prints the report, and
-    writes it where --json says."""
-    unit = timing.yardstick(channels, at, batch, jnp.dtype(dtype))
-    tops = timing.ceilings(jnp.dtype(dtype))
-    # the yardstick's many short calls come between the large copy, which empties the caches, and the first program
-    timing.run_in_turn([*tops, unit, *programs], options.repeats)
-    report = Report(title, unit, tops, programs)
-    print(report.text())
-    half = len(programs) // 2
-    if getattr(options, "compare", None):  # the programs of A, then the same of B
-        for first, second in zip(programs[:half], programs[half:], strict=True):
-            print(timing.compare(first, second))
-    if options.json is not None:
-        write_atomic(options.json, (json.dumps(report.json(), indent=1) + "\n").encode())
-    return report
+def side_or_size(text: str) -> tuple[int, int]:
+    """`size`, or a square from its side in pixels."""
+    return size(f"{text}x{text}" if text.isdecimal() else text)
+
+
+def count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def dtype(text: str) -> str:
+    if text not in DTYPES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(DTYPES)}")
+    return text

@@ -13,22 +13,39 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dyhead_jax.measure import compilations, xla_count
 from dyhead_jax.measure.multiply_adds import multiply_adds
 
 SHORTEST = 0.02  # seconds of a repeat: long compared with the clock's resolution and the dispatch of a call
 MIB, GIB = 2**20, 2**30
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a program is measured on. batch: images; size: (height, width) of the map or the images; dtype: of the
+    activations."""
+
+    batch: int
+    size: tuple[int, int]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.size[0]}x{self.size[1]}, {self.dtype}"
+
+
 @dataclass
 class Program:
     """A compiled function with its arguments. compile_s: seconds of lowering and compilation; flops: two for each
-    multiply-add of its products; moved: bytes of arguments and results, the least that it must move; temporaries:
-    bytes of other buffers; calls: in a repeat; seconds: of a call, for each repeat; executable: what was compiled."""
+    multiply-add of its products; moved: bytes of arguments and results, the least that it must move; temporaries,
+    arguments, results, aliased: bytes of buffers, aliased those that are argument and result; calls: in a repeat;
+    seconds: of a call, for each repeat; executable: what was compiled; compilations: before it ran, 0 if JAX's
+    compilation cache had the program; recompilations: while it was timed; setting: what it runs on, if it matters."""
 
     name: str
     call: Callable[[], Any]
@@ -39,6 +56,12 @@ class Program:
     calls: int = 1
     seconds: list[float] = field(default_factory=list)
     executable: Any = None
+    arguments: float = float("nan")
+    results: float = float("nan")
+    aliased: float = 0.0
+    compilations: int = 1
+    recompilations: int = 0
+    setting: Setting | None = None
 
     @property
     def median(self) -> float:
@@ -47,18 +70,31 @@ class Program:
     @property
     def spread(self) -> float:
         """The interquartile range as a fraction of the median."""
-        if len(self.seconds) < 4:
-            return (max(self.seconds) - min(self.seconds)) / self.median
-        low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / self.median
+        return spread(self.seconds)
+
+    @cached_property
+    def count(self) -> xla_count.Count | None:
+        """What XLA counts in it, None where that is not known."""
+        return None if self.executable is None else xla_count.of(self.executable)
+
+    @property
+    def memory(self) -> float:
+        """Bytes that the device must hold while the program runs: arguments, results and temporaries."""
+        return self.arguments + self.results - self.aliased + self.temporaries
 
 
 def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Program:
     """Compiles a function that `jax.jit` takes for these arguments."""
     start = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
+    lowered = jax.jit(function).lower(*arguments)
+    with compilations.counted() as count:
+        program = lowered.compile()
     seconds = time.perf_counter() - start
     memory: Any = program.memory_analysis()
+    sizes = [
+        float("nan") if memory is None else float(getattr(memory, f"{kind}_size_in_bytes"))
+        for kind in ("temp", "argument", "output", "alias")
+    ]
     trace = jax.make_jaxpr(function)(*arguments)
     return Program(
         name=name,
@@ -66,9 +102,27 @@ def compiled(name: str, function: Callable[..., Any], *arguments: Any) -> Progra
         compile_s=seconds,
         flops=2.0 * sum(multiply_adds(trace, ()).values()),
         moved=float(sum(x.size * x.dtype.itemsize for x in (*trace.in_avals, *trace.out_avals))),
-        temporaries=float(memory.temp_size_in_bytes) if memory is not None else float("nan"),
+        temporaries=sizes[0],
         executable=program,
+        arguments=sizes[1],
+        results=sizes[2],
+        aliased=sizes[3],
+        compilations=count.compiled,
     )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third quartile; of fewer than four values the least and the largest."""
+    if len(values) < 4:
+        return min(values), max(values)
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high
+
+
+def spread(values: Sequence[float]) -> float:
+    """The distance of the quartiles as a fraction of the median."""
+    low, high = quartiles(values)
+    return (high - low) / statistics.median(values)
 
 
 def with_gradients(function: Callable[..., Any], argnums: Sequence[int]) -> Callable[..., Any]:
@@ -81,21 +135,29 @@ def with_gradients(function: Callable[..., Any], argnums: Sequence[int]) -> Call
     return jax.grad(objective, argnums=tuple(argnums))
 
 
-def run_in_turn(programs: Sequence[Program], repeats: int, warmup: int = 2) -> None:
-    """Fills `seconds` of each program: `warmup` calls that do not count, then in each round one repeat of each."""
+def run_in_turn(
+    programs: Sequence[Program], repeats: int, warmup: int = 2, each_round: Callable[[], Any] = lambda: None
+) -> None:
+    """Fills `seconds` of each program: `warmup` calls that do not count, then in each round one repeat of each, and a
+    call of `each_round`."""
     for program in programs:
-        for _ in range(max(warmup, 1)):
-            start = time.perf_counter()
-            jax.block_until_ready(program.call())
-            last = time.perf_counter() - start
+        with compilations.counted() as count:
+            for _ in range(max(warmup, 1)):
+                start = time.perf_counter()
+                jax.block_until_ready(program.call())
+                last = time.perf_counter() - start
         program.calls = max(1, round(SHORTEST / max(last, 1e-7)))
+        program.recompilations += count.compiled
     for _ in range(repeats):
         for program in programs:
-            start = time.perf_counter()
-            for _ in range(program.calls):
-                result = program.call()
-            jax.block_until_ready(result)
-            program.seconds.append((time.perf_counter() - start) / program.calls)
+            with compilations.counted() as count:
+                start = time.perf_counter()
+                for _ in range(program.calls):
+                    result = program.call()
+                jax.block_until_ready(result)
+                program.seconds.append((time.perf_counter() - start) / program.calls)
+            program.recompilations += count.compiled
+        each_round()
 
 
 def ratio(program: Program, unit: Program) -> float:
@@ -127,59 +189,6 @@ def ceilings(dtype: Any) -> list[Program]:
     return [compiled(f"matmul {n}", lambda a: a @ a, a), compiled("copy 128 MiB", lambda b: b + 1, b)]
 
 
-@dataclass
-class Report:
-    """A finished run. title: what was measured; unit: the yardstick; tops: `ceilings`; programs: those compared."""
-
-    title: str
-    unit: Program
-    tops: list[Program]
-    programs: list[Program]
-
-    def text(self) -> str:
-        """The table for a terminal."""
-        matmul, copy = self.tops
-        lines = [
-            f"{self.title}",
-            "  ".join(f"{key} {value}" for key, value in machine().items()),
-            f"yardstick {self.unit.name}: {_ms(self.unit.median)}, spread {self.unit.spread:.0%};"
-            f"  ceilings: {matmul.name} {matmul.flops / matmul.median / 1e9:.0f} GFLOP/s,"
-            f" {copy.name} {copy.moved / copy.median / 1e9:.1f} GB/s",
-            f"{'':34}{'median':>12}{'spread':>8}{'yardsticks':>12}{'of matmul':>11}{'of copy':>9}"
-            f"{'temporaries':>13}{'compile':>10}",
-        ]
-        for p in self.programs:
-            lines.append(
-                f"{p.name:34}{_ms(p.median):>12}{p.spread:>8.0%}{ratio(p, self.unit):>11.2f}x"
-                f"{p.flops / p.median / (matmul.flops / matmul.median):>11.0%}"
-                f"{p.moved / p.median / (copy.moved / copy.median):>9.0%}"
-                f"{p.temporaries / MIB:>9.0f} MiB{p.compile_s:>8.1f} s"
-            )
-        return "\n".join(lines)
-
-    def json(self) -> dict[str, Any]:
-        """The same with every repeat, in seconds, bytes and floating-point operations."""
-        return {
-            "title": self.title,
-            "machine": machine(),
-            "programs": [
-                {
-                    "name": p.name,
-                    "median_s": p.median,
-                    "spread": p.spread,
-                    "yardsticks": ratio(p, self.unit),
-                    "repeats_s": p.seconds,
-                    "calls_per_repeat": p.calls,
-                    "flops": p.flops,
-                    "least_bytes": p.moved,
-                    "temporary_bytes": p.temporaries,
-                    "compile_s": p.compile_s,
-                }
-                for p in (self.unit, *self.tops, *self.programs)
-            ],
-        }
-
-
 def machine() -> dict[str, str]:
     """The date, versions and hardware of a run."""
     device = jax.devices()[0]
@@ -200,7 +209,3 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms"

@@ -1,13 +1,15 @@
 """Time of a config's training step on one device: forward, backward and update, with random images and boxes.
 
-The yardstick is a plain 3x3 convolution of the finest level of the pyramid.
+The yardstick is a plain 3x3 convolution of the finest level of the pyramid. --batch, --size and --dtype take several
+values with commas, --compare several configs: every combination has a row.
 
   python -m dyhead_jax.benchmark train --config=configs/demo_shapes.py
   python -m dyhead_jax.benchmark train --compare configs/atss_r50_1x.py configs/atss_r50_dyhead_1x.py --batch 1
+  python -m dyhead_jax.benchmark train --compare demo_shapes 'demo_shapes --config.model.dyhead.task=none' --batch 2,8
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,9 +17,9 @@ import numpy as np
 
 from dyhead_jax import detectors
 from dyhead_jax.config import Config
-from dyhead_jax.measure import head
+from dyhead_jax.measure import harness, head
 from dyhead_jax.measure import options as common
-from dyhead_jax.measure.timing import Program, compiled
+from dyhead_jax.measure.harness import Job
 from dyhead_jax.training import optim, steps
 from dyhead_jax.types import Batch, GroundTruth
 
@@ -25,16 +27,15 @@ add_arguments = common.add_configs
 BOXES = 8  # in each image
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     common.check(options)
-    chosen = common.configs(options)
-    time_images("training step", [program(name, config) for name, config in chosen], chosen[0][1], options)
+    return harness.exit_code(head.measure("training step", jobs, options))
 
 
-def program(name: str, config: Config) -> Program:
+def jobs(name: str, config: Config) -> Iterator[Job]:
     """The step of the config's batch on one device."""
     step, first = parts(config)
-    return compiled(name, step, steps.jit_once(first)(), random_batch(config))
+    yield Job(name, step, (steps.jit_once(first)(), random_batch(config)), common.setting_of(config))
 
 
 def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainState]]:
@@ -52,24 +53,6 @@ def parts(config: Config) -> tuple[steps.TrainStep, Callable[[], steps.TrainStat
         return steps.create_state(parameters, optimizer, variables, ema=config.optim.ema)
 
     return step, first
-
-
-def time_images(what: str, programs: list[Program], config: Config, options: argparse.Namespace) -> None:
-    """Times the programs, reports, and prints the images a second of each."""
-    finest = head.random_pyramid(config)[0]
-    count = config.data.batch_size
-    title = f"{what}, {count} image(s) of {config.data.canvases[0]}, {config.model.dtype}"
-    common.time_and_report(
-        title,
-        programs,
-        options,
-        channels=finest.shape[-1],
-        at=(finest.shape[1], finest.shape[2]),
-        batch=count,
-        dtype=config.model.dtype,
-    )
-    for p in programs:
-        print(f"{p.name}: {count / p.median:.1f} images/s")
 
 
 def random_batch(config: Config) -> Batch:

@@ -62,7 +62,7 @@ def test_the_commands_of_a_page_are_accepted(page, folder, monkeypatch):
 
 def check(options):
     """Configs with --config.NAME=VALUE, those of a comparison too, and the settings of --attention."""
-    given = getattr(options, "config", None) or getattr(options, "configs", [])
+    given = getattr(options, "config", None) or getattr(options, "configs", None) or getattr(options, "compare", [])
     for text in [given] if isinstance(given, str) else given:
         name, *own = shlex.split(text)
         name = re.sub(r"^\w+=", "", name)

@@ -68,12 +68,19 @@ def get_config(width="8"):
 """
 
 
+PARTS = "block --parts --size 32 --levels 2 --channels 16 --forward --attention scale=none task=none"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["op", "--size", "5x6", "--channels", "4", "--implementation", "gather", "--implementation", "dense"],
         ["block", "--size", "32x40", "--levels", "2", "--channels", "16", "--forward", "--attention", "task=none"],
-        pytest.param(["head", "--compare", "tiny.py", "tiny.py:16"], marks=pytest.mark.long),
+        pytest.param(PARTS.split(), marks=pytest.mark.long),
+        pytest.param(
+            ["head", "--compare", "tiny.py", "tiny.py:16", "tiny.py --config.model.dyhead.norm_groups=4"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(["train", "--config", "tiny.py"], marks=pytest.mark.long),
         pytest.param(
             ["infer", "--config=tiny.py", "--batch", "2", "--config.model.num_classes=4"], marks=pytest.mark.long
@@ -98,7 +105,11 @@ def test_commands(arguments, tmp_path, monkeypatch, capsys):
         assert len(program["repeats_s"]) == 2
         assert program["median_s"] > 0
         assert program["name"] in shown
-    if arguments[0] == "block":
+    if "--parts" in arguments:
+        parts = [line.split("|")[1].strip() for line in shown.partition("| part ")[2].splitlines()[2:]]
+        own = ("spatial", "norms (in the others)", "scale", "task", "rest", "block")
+        assert parts == [*(f"auto: {name}" for name in own), *(f"scale=none task=none: {own[i]}" for i in (0, 1, 4, 5))]
+    elif arguments[0] == "block":
         table = [line.split("|")[1:-1] for line in shown.partition("| variant")[2].splitlines()[2:]]
         # 2 own, 1 finer and 1 coarser level, each with nine taps of four corners, in three loops
         assert [(row[0].strip(), int(row[3]), row[4].strip()) for row in table] == [
@@ -108,7 +119,11 @@ def test_commands(arguments, tmp_path, monkeypatch, capsys):
         parameters = [int(row[1].replace(",", "")) for row in table]
         assert parameters[0] - parameters[1] == 16 * 4 + 4 + 4 * 64 + 64  # of the task attention
     if "--compare" in arguments:
-        assert "tiny.py:16 forward / tiny.py forward: " in shown
+        for other in arguments[3:]:
+            for kind in ("forward", "forward+backward"):
+                assert f"{other} {kind} / tiny.py {kind}: " in shown
+    if arguments[0] == "infer":
+        assert [p["batch"] for p in result["programs"] if p["role"] == "program"] == [2]
 
 
 def test_the_whole_block_can_be_replaced():
