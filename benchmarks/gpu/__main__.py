@@ -27,11 +27,12 @@ from typing import Any
 from tqdm import tqdm
 
 from dyhead_jax import command
+from dyhead_jax.contract.compiling import quick_flags
 from dyhead_jax.files import write_atomic
 from gpu import report
 
 LIMITS = {"machine": 40, "operator": 180, "block": 110, "train": 140}  # seconds; 470 together
-REHEARSAL_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+REHEARSAL_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(quick_flags(devices=1))}
 # JAX and PyTorch share the card's memory
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
 
@@ -46,16 +47,16 @@ def main() -> int:
     for name in ("rows.jsonl", "gpu.log"):
         (options.out / name).unlink(missing_ok=True)
     said = f"bash benchmarks/gpu.sh {shlex.join(sys.argv[1:])}"
-    ends, statuses = time.monotonic(), {}
+    ends, statuses, rows = time.monotonic(), {}, []
     for part in tqdm(options.part or [*LIMITS], unit="part"):
         ends += LIMITS[part]
         statuses[part] = run(part, options.out, options.rehearse, ends - time.monotonic())
-        write(options.out, said, statuses, options.rehearse)
+        rows = write(options.out, said, statuses, options.rehearse)
         if statuses[part]["code"] == 2:  # no GPU
             last = (options.out / "gpu.log").read_text(errors="replace").splitlines()[-1]
             raise command.UsageError(last.removeprefix("error: "))
     print((options.out / "gpu.md").read_text())
-    return int(any(status["code"] for status in statuses.values()))
+    return int(bool(report.faults(rows)) or any(status["code"] for status in statuses.values()))
 
 
 def run(part: str, out: Path, rehearse: bool, limit: float) -> dict[str, Any]:
@@ -84,13 +85,14 @@ def call(arguments: Sequence[str], environment: dict[str, str], log: Any, limit:
     return code, "done" if code == 0 else f"failed (exit code {code}); see gpu.log"
 
 
-def write(out: Path, said: str, statuses: dict[str, dict[str, Any]], rehearse: bool) -> None:
-    """gpu.json and gpu.md, from the lines so far."""
+def write(out: Path, said: str, statuses: dict[str, dict[str, Any]], rehearse: bool) -> list[dict[str, Any]]:
+    """Writes gpu.json and gpu.md from the lines so far, and returns these."""
     lines = out / "rows.jsonl"
     rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     text = json.dumps({"command": said, "rehearsal": rehearse, "parts": statuses, "rows": rows}, indent=1)
     write_atomic(out / "gpu.json", (text + "\n").encode())
     write_atomic(out / "gpu.md", (report.page(said, statuses, rows, rehearse) + "\n").encode())
+    return rows
 
 
 if __name__ == "__main__":

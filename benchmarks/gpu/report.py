@@ -8,17 +8,17 @@ from dyhead_jax.ops.deform_conv.dispatch import LARGE
 
 Row = dict[str, Any]
 TITLES = {
-    "operator": "3x3 deformable convolution with mask, 256 channels",
-    "block": "One DyHead block, five levels, 256 channels",
+    "operator": "3x3 deformable convolution with mask",
+    "block": "One DyHead block",
     "train": "Training step of ATSS, ResNet-50",
 }
 NOTES = """\
 "of floor" is the time over the larger of arithmetic / measured matrix product and least bytes / measured copy.
 Arithmetic: two operations for each multiply-add of the products, in the form `gather`, whose sampling has none. Bytes:
 all arguments and results once. "torchvision / ours" is the median of the paired ratios to the fastest of torchvision's
-ways, above 1 where ours is faster. "error" is the norm of the difference to the same
-computation in float32 over the norm of that, of results / of gradients; torchvision in float16 has its coordinates in
-float16 too. Inputs stay in the caches between calls where they fit."""
+ways, above 1 where ours is faster. "error" is the norm of the difference to the same computation in float32 over the
+norm of that, of results / of gradients; torchvision in float16 has its coordinates in float16 too. Inputs stay in the
+caches between calls where they fit."""
 
 
 def page(said: str, statuses: dict[str, Row], rows: Sequence[Row], rehearsal: bool) -> str:
@@ -46,6 +46,16 @@ def page(said: str, statuses: dict[str, Row], rows: Sequence[Row], rehearsal: bo
     lines += ["## Parts", "", *tables.header("part", "", "s")]
     lines += [tables.row(part, status["how"], f"{status['seconds']:.0f}") for part, status in statuses.items()]
     return "\n".join([*lines, "", NOTES])
+
+
+def faults(rows: Sequence[Row]) -> list[str]:
+    """What is wrong with ours: what failed, and what is not equal to the reference."""
+    return [
+        f"{row['part']}, {', '.join(words(row))}: {row.get('failed', 'not equal to the reference')}"
+        for row in rows
+        if ("failed" in row and not row.get("name", "").startswith("torchvision"))
+        or (row.get("ours") and not row["equal"])
+    ]
 
 
 def words(row: Row) -> list[str]:

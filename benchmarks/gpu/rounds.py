@@ -267,7 +267,9 @@ def difference(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> flo
 def trace(rows: Rows, fields: dict[str, Any], name: str, call: Callable[[], Any], keep: Path | None = None) -> None:
     """A line with the kernels of a few calls that took longest. keep: where the profile, for xprof, is to lie."""
     with rows.guarded(**fields, name=name, what="trace"), tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        profiling = jax.profiler.ProfileOptions()
+        profiling.python_tracer_level = 0
+        with jax.profiler.trace(folder, profiler_options=profiling):
             for _ in range(TRACED):
                 result = call()
             jax.block_until_ready(result)
