@@ -40,7 +40,7 @@ class Instruction:
     @property
     def size(self) -> int:
         """Bytes of the result, without the operand that the start of an asynchronous instruction returns beside it."""
-        parts = [math.prod(map(int, dims)) * element for element, dims in _arrays(self.shape)]
+        parts = [math.prod(map(int, dims)) * element for element, dims in arrays(self.shape)]
         paired = re.search(r" (all-gather|collective-permute)-start\(", self.text)
         return parts[1] if paired else sum(parts)
 
@@ -64,7 +64,7 @@ class Module:
         callers: dict[str, list[tuple[str, int]]] = {}
         for instruction in self.instructions:
             count = self._length(instruction) if instruction.kind == "while" else 1
-            for callee in _callees(instruction.text):
+            for callee in callees(instruction.text):
                 callers.setdefault(callee, []).append((instruction.computation, count))
         runs = {self.entry: 1}
 
@@ -136,14 +136,14 @@ def _shape(text: str) -> str:
     raise ValueError(f"a bracket does not close in {text[:80]!r}")
 
 
-def _arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
-    """For each array of a type the bytes of an element and the sizes of the axes."""
+def arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
+    """For each array of a type the bytes of an element and the sizes of its axes."""
     for kind, dims in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
         element = _BYTES.get(kind, 1 if kind.startswith("f8") else 0)
         yield element, [size for size in dims.split(",") if size]
 
 
-def _callees(text: str) -> list[str]:
+def callees(text: str) -> list[str]:
     """Names of the computations that an instruction runs, including reducers and comparators, which do little work."""
     names = re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", text)
     for group in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", text):

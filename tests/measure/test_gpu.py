@@ -73,10 +73,10 @@ def test_a_difference_is_that_of_the_worst_array_and_nan_is_one():
 def test_a_part_ends_at_its_limit(tmp_path):
     from gpu import __main__ as runner
 
-    log = (tmp_path / "log").open("wb")
     slow = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"]
-    assert runner.call(slow, {}, log, 1.0) == (124, "stopped after 1 s")
-    assert runner.call([sys.executable, "-c", "raise SystemExit(3)"], {}, log, 20.0)[0] == 3
+    with (tmp_path / "log").open("wb") as log:
+        assert runner.call(slow, {}, log, 2.0) == (124, "stopped after 2 s")
+        assert runner.call([sys.executable, "-c", "raise SystemExit(3)"], {}, log, 20.0)[0] == 3
     assert (tmp_path / "log").read_text() == "begun\n"
 
 
