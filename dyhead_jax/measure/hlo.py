@@ -63,7 +63,7 @@ class Module:
         """How often each computation runs in one run of the program."""
         callers: dict[str, list[tuple[str, int]]] = {}
         for instruction in self.instructions:
-            count = self._length(instruction) if instruction.kind == "while" else 1
+            count = (self.rounds(instruction) or 1) if instruction.kind == "while" else 1
             for callee in callees(instruction.text):
                 callers.setdefault(callee, []).append((instruction.computation, count))
         runs = {self.entry: 1}
@@ -85,8 +85,8 @@ class Module:
         """How often instructions with one of these opcodes run in one run of the program."""
         return sum(times for _, times in self.of_kind(*kinds))
 
-    def _length(self, loop: Instruction) -> int:
-        """Rounds of a loop if the compiler noted them or the condition is `counter < constant`, otherwise 1."""
+    def rounds(self, loop: Instruction) -> int | None:
+        """Rounds of a loop if the compiler noted them or the condition is `counter < constant`, otherwise None."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
         if known:
             return int(known[1])
@@ -97,9 +97,9 @@ class Module:
             compared = re.search(r"compare\(([^)]*)\), direction=LT", i.text)
             if compared:
                 return next(
-                    (constants[name] for name in re.findall(r"%?([\w.\-]+)", compared[1]) if name in constants), 1
+                    (constants[name] for name in re.findall(r"%?([\w.\-]+)", compared[1]) if name in constants), None
                 )
-        return 1
+        return None
 
 
 def parse(text: str) -> Module:

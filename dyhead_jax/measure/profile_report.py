@@ -127,7 +127,8 @@ def operation_table(operations: Sequence[Operation], peak: Peak, count: int) -> 
 
 
 def draw(parts: dict[str, Part], peak: Peak, title: str, path: Path) -> None:
-    """Writes a PNG file: a bar for each part, with marks where its arithmetic and its bytes alone would end."""
+    """Writes a picture in the format of its ending: a bar for each part, with marks where its arithmetic alone and its
+    bytes alone would end."""
     names = [*parts][::-1]
     figure = Figure((10, 1.8 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -158,6 +159,6 @@ def draw(parts: dict[str, Part], peak: Peak, title: str, path: Path) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8, loc="best")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, facecolor="white")
+        figure.savefig(temporary, dpi=120, facecolor="white")
     del figure, axes
     gc.collect()  # as in compare/picture.py

@@ -50,6 +50,7 @@ from dyhead_jax.training import parallel
 
 WHATS = ("op", "block", "head", "step")
 FORMAT = 1  # of the files of --keep
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="store the compiled program here")
     parser.add_argument("--program", type=Path, metavar="FILE", help="read what --keep stored; nothing is compiled")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the tables here")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first table here, as a PNG file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first table here: .png, .svg or .pdf")
 
 
 def run(options: argparse.Namespace) -> None:
     common.check(options)
+    refuse(options)
     profile = load(options.program) if options.program else compiled(options)
     if options.keep is not None:
         stored = {"format": FORMAT, **dataclasses.asdict(profile)}
@@ -113,6 +115,24 @@ def run(options: argparse.Namespace) -> None:
         write_atomic(options.write, ("\n".join(page) + "\n").encode())
     if options.plot is not None:
         profile_report.draw(parts, peak, f"{profile.title}, {profile.topology.partition(':')[0]}", options.plot)
+
+
+def refuse(options: argparse.Namespace) -> None:
+    """Raises UsageError, before minutes of compiling, for options that do not fit and files that cannot be written."""
+    for name in ("keep", "write", "plot"):
+        path = getattr(options, name)
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise command.UsageError(
+                f"--{name}={path} cannot be written: it is a folder, or in a folder that is not there"
+            )
+    if options.plot is not None and options.plot.suffix.lower() not in PICTURES:
+        raise command.UsageError(f"--plot={options.plot}: the name must end with {', '.join(PICTURES)}")
+    if options.program is not None and (options.config is not None or options.overrides):
+        raise command.UsageError(f"--program={options.program} is compiled already; it takes no config")
+    if options.program is None and options.what in ("step", "head") and options.config is None:
+        raise command.UsageError(f"--what={options.what} needs --config=FILE")
+    if options.what in ("op", "block"):
+        common.refuse_overrides(options, f"--what={options.what}")
 
 
 def summary(profile: Profile, operations: list[hlo_costs.Operation], peak: profile_report.Peak) -> list[str]:
@@ -142,8 +162,6 @@ def compiled(options: argparse.Namespace) -> Profile:
     chip = tpu.devices(options.topology)[:1]
     placed = parallel.Jit(chip)
     if options.what in ("step", "head"):
-        if options.config is None:
-            raise command.UsageError(f"--what={options.what} needs --config=FILE")
         config = flags.override(flags.load_file(options.config), options.overrides)
         config = tpu_compile.for_chips(config, 1, options.batch, options.size)
         canvas = "x".join(map(str, config.data.canvases[0]))
@@ -155,7 +173,6 @@ def compiled(options: argparse.Namespace) -> Profile:
         module = nodes.build(config.model.dyhead, dtype=jnp.dtype(config.model.dtype))
         pyramid: Any = jax.eval_shape(lambda: head.random_pyramid(config))
     else:
-        common.refuse_overrides(options, f"--what={options.what}")
         dtype, c = jnp.dtype(options.dtype), options.channels
         title = f"{options.what}, form {options.form!r}, batch {options.batch}, {c} channels, {options.dtype}, of "
         if options.what == "op":

@@ -95,10 +95,19 @@ def test_another_file_is_refused(run, tmp_path, data):
         run("--program", "kept.gz")
 
 
-@needs_libtpu
-def test_a_step_without_a_config_is_refused(run):
-    with pytest.raises(UsageError, match="--what=step needs --config=FILE"):
-        run()
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--what=step needs --config=FILE"),
+        (["--what", "op", "--config.model.dtype=float32"], "--what=op has no config"),
+        (["--program", "kept.gz", "--config", "tiny.py"], "--program=kept.gz is compiled already"),
+        (["--what", "op", "--plot", "bars.txt"], "the name must end with .png, .svg, .pdf"),
+        (["--what", "op", "--keep", "nowhere/kept.gz"], "--keep=nowhere/kept.gz cannot be written"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_compiling(run, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run(*arguments)
 
 
 @needs_libtpu
