@@ -22,9 +22,10 @@ _PARTS = (
     (r"\b(predict_from_towers|class_tower|box_tower|predict)\b", "towers and predictors"),
     (r"\blosses_from_maps\b", "targets and losses"),
     (r"\bnetwork_input\b", "input"),
-    (r"\b(jvp|transpose|checkpoint|rematted_computation)\b", OTHER),
+    (r"\bjvp\b", OTHER),
+    (r"^jit\(step_fn\)/", UPDATE),  # the function of `steps.make_train_step`, outside of the model
 )
-NAMES = (*(name for _, name in _PARTS), UPDATE, UNNAMED)
+NAMES = (*dict.fromkeys(name for _, name in _PARTS), UNNAMED)
 # Of the names in a scope those that tell the parts that have products; see `multiply_adds`.
 PRODUCTS = {
     "backbone": "backbone",
@@ -41,14 +42,14 @@ PRODUCTS = {
 
 
 def part_of(scope: str) -> str:
-    """One of NAMES. A scope outside of the model is that of the update of its parameters."""
-    if not scope:
+    """One of NAMES. A scope that is no path is the name of an argument, which the compiler copies."""
+    if "/" not in scope:
         return UNNAMED
-    return next((name for expression, name in _PARTS if re.search(expression, scope)), UPDATE)
+    return next((name for expression, name in _PARTS if re.search(expression, scope)), OTHER)
 
 
 def pass_of(scope: str) -> str:
-    """One of PASSES. What is recomputed has a part of the backward pass as its scope."""
+    """One of PASSES. The scope of what is recomputed lies in the backward pass."""
     if "rematted_computation" in scope:
         return "recomputed"
     if "transpose(" in scope:

@@ -23,6 +23,7 @@ extra `tpu`.
 """
 
 import argparse
+import copy
 import dataclasses
 import gzip
 import json
@@ -37,7 +38,7 @@ import jax
 import jax.numpy as jnp
 
 from dyhead_jax import command
-from dyhead_jax.config import flags, nodes
+from dyhead_jax.config import Config, flags, nodes
 from dyhead_jax.dyhead import DyHead
 from dyhead_jax.files import write_atomic
 from dyhead_jax.measure import block, head, hlo, hlo_costs, model_parts, profile_report, tpu, tpu_compile, train
@@ -50,6 +51,7 @@ from dyhead_jax.training import parallel
 
 WHATS = ("op", "block", "head", "step")
 FORMAT = 1  # of the files of --keep
+PLAIN = "gather"  # the form of the deformable convolution whose sampling has no products
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -169,48 +171,61 @@ def compiled(options: argparse.Namespace) -> Profile:
         if options.what == "step":
             step, first = train.parts(config)
             arguments: tuple[Any, ...] = (jax.eval_shape(first), tpu_compile.abstract_batch(config, placed.sharded))
-            return profiled(title, options.topology, step, arguments, placed, donate=0)
-        module = nodes.build(config.model.dyhead, dtype=jnp.dtype(config.model.dtype))
+            return profiled(title, options.topology, step, train.parts(plain(config))[0], arguments, placed, donate=0)
+        modules = [nodes.build(c.model.dyhead, dtype=jnp.dtype(config.model.dtype)) for c in (config, plain(config))]
         pyramid: Any = jax.eval_shape(lambda: head.random_pyramid(config))
     else:
         dtype, c = jnp.dtype(options.dtype), options.channels
         title = f"{options.what}, form {options.form!r}, batch {options.batch}, {c} channels, {options.dtype}, of "
         if options.what == "op":
             title += "a map of " + "x".join(map(str, options.map))
-            return profiled(title, options.topology, *operator(options, dtype), placed)
+            functions = [operator(form) for form in (options.form, PLAIN)]
+            return profiled(title, options.topology, *functions, operator_shapes(options), placed)
         size = options.size or (800, 1344)
         title += "the pyramid of " + "x".join(map(str, size))
-        module = DyHead(num_blocks=1, features=c, implementation=options.form, dtype=dtype)
+        modules = [DyHead(num_blocks=1, features=c, implementation=f, dtype=dtype) for f in (options.form, PLAIN)]
         pyramid = [jax.ShapeDtypeStruct((options.batch, *level, c), dtype) for level in block.sizes(size, 5)]
-    variables = jax.eval_shape(module.init, jax.random.key(0), pyramid)
-    return profiled(title, options.topology, with_gradients(module.apply, (0, 1)), (variables, pyramid), placed)
+    variables = jax.eval_shape(modules[0].init, jax.random.key(0), pyramid)
+    functions = [with_gradients(module.apply, (0, 1)) for module in modules]
+    return profiled(title, options.topology, *functions, (variables, pyramid), placed)
 
 
-def operator(options: argparse.Namespace, dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The gradients of the 3x3 convolution of a map, and the shapes of its arguments."""
+def plain(config: Config) -> Config:
+    """The config with the form of the deformable convolution in DyHead whose sampling has no products."""
+    result = copy.deepcopy(config)
+    if hasattr(result.model.dyhead, "implementation"):
+        result.model.dyhead.implementation = PLAIN
+    return result
+
+
+def operator(form: str) -> Callable[..., Any]:
+    """The gradients of the 3x3 convolution of a map."""
 
     def forward(x: jax.Array, offsets: jax.Array, mask: jax.Array, kernel: jax.Array) -> jax.Array:
-        return deform_conv(x, offsets, mask, kernel, padding=1, implementation=options.form)
+        return deform_conv(x, offsets, mask, kernel, padding=1, implementation=form)
 
-    b, size, c = options.batch, options.map, options.channels
-    shapes = (
-        ((b, *size, c), dtype),
-        ((b, *size, 9, 2), jnp.float32),
-        ((b, *size, 9), jnp.float32),
-        ((3, 3, c, c), dtype),
-    )
-    return with_gradients(forward, (0, 1, 2, 3)), tuple(jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    return with_gradients(forward, (0, 1, 2, 3))
+
+
+def operator_shapes(options: argparse.Namespace) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Of the arguments of `operator`."""
+    b, size, c, dtype = options.batch, options.map, options.channels, jnp.dtype(options.dtype)
+    x, kernel = jax.ShapeDtypeStruct((b, *size, c), dtype), jax.ShapeDtypeStruct((3, 3, c, c), dtype)
+    offsets, mask = (jax.ShapeDtypeStruct((b, *size, *taps), jnp.float32) for taps in ((9, 2), (9,)))
+    return x, offsets, mask, kernel
 
 
 def profiled(
     title: str,
     topology: str,
     function: Callable[..., Any],
+    counted: Callable[..., Any],
     arguments: tuple[Any, ...],
     placed: parallel.Jit,
     donate: int | None = None,
 ) -> Profile:
-    """Compiles a function for these arguments, trees of shapes. donate: the argument that its result replaces."""
+    """Compiles a function for these arguments, trees of shapes. counted: the same in the form whose arithmetic counts;
+    donate: the argument that the result replaces."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.replicated), arguments)
     with backend.tracing_for("tpu"):
         lowered = jax.jit(function, donate_argnums=() if donate is None else donate).lower(*shapes)
@@ -223,14 +238,14 @@ def profiled(
         optimal=program.seconds,
         unknown=program.unknown,
         compile_s=program.compile_seconds,
-        flops=arithmetic(function, arguments),
+        flops=arithmetic(counted, arguments),
         text=program.text,
     )
 
 
 def arithmetic(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, float]:
     """Operations by part of the model, two for each multiply-add."""
-    # traced anew, since `function` was traced for TPUs; the forms for GPUs have no products that sample
+    # a new function, which was not traced for TPUs; deformable convolutions outside of DyHead sample without products
     with backend.tracing_for("gpu"):
         program = jax.make_jaxpr(lambda *a: function(*a))(*arguments)
     flops = Counter[str]()
