@@ -32,6 +32,7 @@ from dyhead_jax.files import write_atomic
 from gpu import report
 
 LIMITS = {"machine": 40, "operator": 180, "block": 110, "train": 140}  # seconds; 470 together
+PATIENCE = 4  # times as long for a rehearsal, which may have to share its cores
 REHEARSAL_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(quick_flags(devices=1))}
 # JAX and PyTorch share the card's memory
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
@@ -49,7 +50,7 @@ def main() -> int:
     said = f"bash benchmarks/gpu.sh {shlex.join(sys.argv[1:])}"
     ends, statuses, rows = time.monotonic(), {}, []
     for part in tqdm(options.part or [*LIMITS], unit="part"):
-        ends += LIMITS[part]
+        ends += LIMITS[part] * (PATIENCE if options.rehearse else 1)
         statuses[part] = run(part, options.out, options.rehearse, ends - time.monotonic())
         rows = write(options.out, said, statuses, options.rehearse)
         if statuses[part]["code"] == 2:  # no GPU
