@@ -26,4 +26,13 @@ if [ -n "${WHEELS:-}" ]; then
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
     path=$path:$site
 fi
-PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH} "$python" -m gpu "$@"
+export PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
+needed="jax flax optax ml_collections numpy tqdm"
+missing=$("$python" -c 'import sys
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1:] if find_spec(name) is None))' $needed)
+if [ -n "$missing" ]; then
+    echo "error: $python lacks $missing; the first lines of benchmarks/gpu.sh say what to install" >&2
+    exit 2
+fi
+"$python" -m gpu "$@"

@@ -42,6 +42,7 @@ def main() -> int:
     parser = command.parser("bash benchmarks/gpu.sh", __doc__ or "")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--rehearse", action="store_true", help="in miniature on the CPU")
+    parser.add_argument("--without-torchvision", action="store_true", help="only our own forms")
     parser.add_argument("--part", action="append", choices=LIMITS, help="only this one; repeatable")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,10 @@ def main() -> int:
     ends, statuses, rows = time.monotonic(), {}, []
     for part in tqdm(options.part or [*LIMITS], unit="part"):
         ends += LIMITS[part] * (PATIENCE if options.rehearse else 1)
-        statuses[part] = run(part, options.out, options.rehearse, ends - time.monotonic())
+        flags = [
+            f"--{name.replace('_', '-')}" for name in ("rehearse", "without_torchvision") if getattr(options, name)
+        ]
+        statuses[part] = run(part, options.out, flags, ends - time.monotonic())
         rows = write(options.out, said, statuses, options.rehearse)
         if statuses[part]["code"] == 2:  # no GPU
             last = (options.out / "gpu.log").read_text(errors="replace").splitlines()[-1]
@@ -60,10 +64,10 @@ def main() -> int:
     return int(bool(report.faults(rows)) or any(status["code"] for status in statuses.values()))
 
 
-def run(part: str, out: Path, rehearse: bool, limit: float) -> dict[str, Any]:
+def run(part: str, out: Path, flags: Sequence[str], limit: float) -> dict[str, Any]:
     """Runs a part, ends it at the limit (seconds), and returns what became of it."""
-    arguments = [sys.executable, "-m", "gpu.parts", part, str(out), *(["--rehearse"] if rehearse else [])]
-    environment = os.environ | ENVIRONMENT | (REHEARSAL_ENVIRONMENT if rehearse else {})
+    arguments = [sys.executable, "-m", "gpu.parts", part, str(out), *flags]
+    environment = os.environ | ENVIRONMENT | (REHEARSAL_ENVIRONMENT if "--rehearse" in flags else {})
     start = time.monotonic()
     with (out / "gpu.log").open("ab") as log:
         log.write(f"== {part}\n".encode())

@@ -6,6 +6,7 @@ did in the same rounds: a large matrix product in the same precision, and a larg
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,9 +255,12 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--without-torchvision", action="store_true")
     options = parser.parse_args()
     if jax.default_backend() == "cpu" and not options.rehearse:
         raise command.UsageError("JAX finds no GPU here; --rehearse runs everything in miniature on the CPU")
+    if options.without_torchvision:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # so that importing it fails
     if options.rehearse:
         timing.SHORTEST = 0.0
     PARTS[options.part](
