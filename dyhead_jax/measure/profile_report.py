@@ -83,7 +83,7 @@ def part_table(parts: dict[str, Part], peak: Peak) -> str:
         "at full bandwidth, ms",
         "times the larger",
     )
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, part in [*parts.items(), ("all", whole)]:
         arithmetic, traffic = part.floors(peak)
         floor = max(arithmetic, traffic)

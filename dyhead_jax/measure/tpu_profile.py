@@ -23,35 +23,28 @@ extra `tpu`.
 """
 
 import argparse
-import copy
 import dataclasses
 import gzip
 import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dyhead_jax import command
-from dyhead_jax.config import Config, flags, nodes
-from dyhead_jax.dyhead import DyHead
 from dyhead_jax.files import write_atomic
-from dyhead_jax.measure import block, head, hlo, hlo_costs, model_parts, profile_report, tpu, tpu_compile, train
+from dyhead_jax.measure import hlo, hlo_costs, model_parts, profile_report, profile_subject, tpu
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.multiply_adds import multiply_adds
-from dyhead_jax.measure.timing import GIB, with_gradients
+from dyhead_jax.measure.profile_subject import WHATS, Subject
+from dyhead_jax.measure.timing import GIB
 from dyhead_jax.ops import backend
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS
 from dyhead_jax.training import parallel
 
-WHATS = ("op", "block", "head", "step")
 FORMAT = 1  # of the files of --keep
-PLAIN = "gather"  # the form of the deformable convolution whose sampling has no products
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -160,94 +153,31 @@ def summary(profile: Profile, operations: list[hlo_costs.Operation], peak: profi
 
 
 def compiled(options: argparse.Namespace) -> Profile:
-    """Compiles what the options name."""
-    chip = tpu.devices(options.topology)[:1]
-    placed = parallel.Jit(chip)
-    if options.what in ("step", "head"):
-        config = flags.override(flags.load_file(options.config), options.overrides)
-        config = tpu_compile.for_chips(config, 1, options.batch, options.size)
-        canvas = "x".join(map(str, config.data.canvases[0]))
-        title = f"{options.config}: {options.what}, {options.batch} image(s) of {canvas}, {config.model.dtype}"
-        if options.what == "step":
-            step, first = train.parts(config)
-            arguments: tuple[Any, ...] = (jax.eval_shape(first), tpu_compile.abstract_batch(config, placed.sharded))
-            return profiled(title, options.topology, step, train.parts(plain(config))[0], arguments, placed, donate=0)
-        modules = [nodes.build(c.model.dyhead, dtype=jnp.dtype(config.model.dtype)) for c in (config, plain(config))]
-        pyramid: Any = jax.eval_shape(lambda: head.random_pyramid(config))
-    else:
-        dtype, c = jnp.dtype(options.dtype), options.channels
-        title = f"{options.what}, form {options.form!r}, batch {options.batch}, {c} channels, {options.dtype}, of "
-        if options.what == "op":
-            title += "a map of " + "x".join(map(str, options.map))
-            functions = [operator(form) for form in (options.form, PLAIN)]
-            return profiled(title, options.topology, *functions, operator_shapes(options), placed)
-        size = options.size or (800, 1344)
-        title += "the pyramid of " + "x".join(map(str, size))
-        modules = [DyHead(num_blocks=1, features=c, implementation=f, dtype=dtype) for f in (options.form, PLAIN)]
-        pyramid = [jax.ShapeDtypeStruct((options.batch, *level, c), dtype) for level in block.sizes(size, 5)]
-    variables = jax.eval_shape(modules[0].init, jax.random.key(0), pyramid)
-    functions = [with_gradients(module.apply, (0, 1)) for module in modules]
-    return profiled(title, options.topology, *functions, (variables, pyramid), placed)
-
-
-def plain(config: Config) -> Config:
-    """The config with the form of the deformable convolution in DyHead whose sampling has no products."""
-    result = copy.deepcopy(config)
-    if hasattr(result.model.dyhead, "implementation"):
-        result.model.dyhead.implementation = PLAIN
-    return result
-
-
-def operator(form: str) -> Callable[..., Any]:
-    """The gradients of the 3x3 convolution of a map."""
-
-    def forward(x: jax.Array, offsets: jax.Array, mask: jax.Array, kernel: jax.Array) -> jax.Array:
-        return deform_conv(x, offsets, mask, kernel, padding=1, implementation=form)
-
-    return with_gradients(forward, (0, 1, 2, 3))
-
-
-def operator_shapes(options: argparse.Namespace) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Of the arguments of `operator`."""
-    b, size, c, dtype = options.batch, options.map, options.channels, jnp.dtype(options.dtype)
-    x, kernel = jax.ShapeDtypeStruct((b, *size, c), dtype), jax.ShapeDtypeStruct((3, 3, c, c), dtype)
-    offsets, mask = (jax.ShapeDtypeStruct((b, *size, *taps), jnp.float32) for taps in ((9, 2), (9,)))
-    return x, offsets, mask, kernel
-
-
-def profiled(
-    title: str,
-    topology: str,
-    function: Callable[..., Any],
-    counted: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    placed: parallel.Jit,
-    donate: int | None = None,
-) -> Profile:
-    """Compiles a function for these arguments, trees of shapes. counted: the same in the form whose arithmetic counts;
-    donate: the argument that the result replaces."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.replicated), arguments)
+    """Compiles what the options name for one chip. Raises what `tpu.devices` raises."""
+    chip = parallel.Jit(tpu.devices(options.topology)[:1])
+    subject = profile_subject.of(options)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip.replicated), subject.arguments)
     with backend.tracing_for("tpu"):
-        lowered = jax.jit(function, donate_argnums=() if donate is None else donate).lower(*shapes)
+        lowered = jax.jit(subject.function, donate_argnums=subject.replaced).lower(*shapes)
     program = tpu.compile_lowered(lowered)
     return Profile(
-        title=title,
-        topology=topology,
+        title=subject.title,
+        topology=options.topology,
         facts=tpu.versions(),
         hbm={name: getattr(program, name) for name in ("arguments", "outputs", "aliased", "temporaries")},
         optimal=program.seconds,
         unknown=program.unknown,
         compile_s=program.compile_seconds,
-        flops=arithmetic(counted, arguments),
+        flops=arithmetic(subject),
         text=program.text,
     )
 
 
-def arithmetic(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, float]:
+def arithmetic(subject: Subject) -> dict[str, float]:
     """Operations by part of the model, two for each multiply-add."""
-    # a new function, which was not traced for TPUs; deformable convolutions outside of DyHead sample without products
+    # where deformable convolutions outside of DyHead sample without products too
     with backend.tracing_for("gpu"):
-        program = jax.make_jaxpr(lambda *a: function(*a))(*arguments)
+        program = jax.make_jaxpr(subject.counted)(*subject.arguments)
     flops = Counter[str]()
     for name, count in multiply_adds(program, model_parts.PRODUCTS).items():
         flops[model_parts.PRODUCTS.get(name, model_parts.OTHER)] += 2 * count
