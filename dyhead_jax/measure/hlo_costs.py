@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from dyhead_jax.measure import hlo
 from dyhead_jax.measure.hlo import Instruction, Module
@@ -49,98 +48,93 @@ class Operation:
 
 def operations(module: Module) -> list[Operation]:
     """All operations of a program, in its order."""
-    computations: dict[str, list[Instruction]] = {}
-    for instruction in module.instructions:
-        computations.setdefault(instruction.computation, []).append(instruction)
-    inside = {name: _Computation(instructions) for name, instructions in computations.items()}
+    found = _Computations(module)
     return [
-        Operation(i.name, i.kind, _scope(i, inside), module.times[name], _cycles(i.text), _moved(i, inside))
-        for name in _running(module, computations)
-        for i in computations[name]
+        Operation(i.name, i.kind, found.scope(i), module.times[name], _cycles(i.text), found.moved(i))
+        for name in found.running()
+        for i in found.by_name[name].values()
         if i.kind not in _FREE
     ]
 
 
-class _Computation:
-    """The instructions of a computation by their names, and what uses them."""
+class _Computations:
+    """The computations of a module: instructions by name."""
 
-    def __init__(self, instructions: list[Instruction]):
-        self.by_name = {i.name: i for i in instructions}
+    def __init__(self, module: Module):
+        self.entry = module.entry
+        self.by_name: dict[str, dict[str, Instruction]] = {}
+        for instruction in module.instructions:
+            self.by_name.setdefault(instruction.computation, {})[instruction.name] = instruction
+        self._uses: dict[str, dict[str, list[tuple[Instruction, int]]]] = {}
 
-    @cached_property
-    def uses(self) -> dict[str, list[tuple[Instruction, int]]]:
-        """By name, the instructions that have it as an operand, and as which."""
-        found: dict[str, list[tuple[Instruction, int]]] = {}
-        for instruction in self.by_name.values():
-            for number, name in enumerate(_operands(instruction)):
-                found.setdefault(name, []).append((instruction, number))
-        return found
+    def running(self) -> list[str]:
+        """Those whose instructions run by themselves: the entry, and what control flow reaches from it."""
+        found, waiting = dict[str, None](), [self.entry]
+        while waiting:
+            name = waiting.pop()
+            if name in found or name not in self.by_name:
+                continue
+            found[name] = None
+            for i in self.by_name[name].values():
+                if i.kind in ("call", "conditional", "while"):
+                    waiting += hlo.callees(i.text)
+        return list(found)
 
-    @cached_property
-    def parameters(self) -> dict[int, str]:
-        pattern = re.compile(r" parameter\((\d+)\)")
-        return {
-            int(m[1]): i.name for i in self.by_name.values() if i.kind == "parameter" and (m := pattern.search(i.text))
-        }
+    def scope(self, instruction: Instruction) -> str:
+        """Its op_name, or for a fusion without one the most frequent of those in it."""
+        if instruction.op_name:
+            return instruction.op_name
+        names = Counter(i.op_name for i in self.by_name.get(_fused(instruction), {}).values() if i.op_name)
+        return names.most_common(1)[0][0] if names else ""
 
-    def read(self, number: int, whole: int) -> int:
-        """Bytes that are read of the parameter of that number, of `whole` bytes."""
-        uses = self.uses.get(self.parameters.get(number, ""), [])
-        return min(whole, sum(_used(user, at, whole) for user, at in uses)) if uses else whole
+    def moved(self, instruction: Instruction) -> int:
+        """Bytes of HBM that one run reads and writes."""
+        if "-start(" in instruction.text and instruction.kind in ("copy", "slice"):  # (result, operand, context)
+            return min(_in_hbm(instruction.shape), default=0)
+        around, total = self.by_name[instruction.computation], self._written(instruction)
+        for number, name in enumerate(_operands(instruction)):
+            whole = sum(_in_hbm(around[name].shape)) if name in around else 0
+            total += self._read(instruction, number, whole) if whole else 0
+        return total
 
+    def _read(self, user: Instruction, number: int, whole: int) -> int:
+        """Bytes that an instruction reads of its operand of that number, of `whole` bytes."""
+        if user.kind in _SLICES and number == 0:
+            return min(whole, user.size)
+        if user.kind == "dynamic-update-slice" and number == 0:
+            return 0
+        if user.kind == "bitcast":
+            return self._read_of(user.computation, user.name, whole)
+        fused = _fused(user)
+        parameter = self._parameter(fused, number) if fused in self.by_name else None
+        return whole if parameter is None else self._read_of(fused, parameter, whole)
 
-def _running(module: Module, computations: dict[str, list[Instruction]]) -> list[str]:
-    """The computations whose instructions run by themselves: the entry, and what control flow reaches from it."""
-    found, waiting = dict[str, None](), [module.entry]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name not in computations:
-            continue
-        found[name] = None
-        for i in computations[name]:
-            if i.kind in ("call", "conditional", "while"):
-                waiting += hlo.callees(i.text)
-    return list(found)
+    def _read_of(self, computation: str, name: str, whole: int) -> int:
+        """Bytes that all users of a value together read of it; of one without users all."""
+        if computation not in self._uses:
+            uses = self._uses[computation] = {}
+            for instruction in self.by_name[computation].values():
+                for number, operand in enumerate(_operands(instruction)):
+                    uses.setdefault(operand, []).append((instruction, number))
+        users = self._uses[computation].get(name)
+        return min(whole, sum(self._read(user, number, whole) for user, number in users)) if users else whole
 
+    def _parameter(self, computation: str, number: int) -> str | None:
+        wanted = f" parameter({number})"
+        return next((i.name for i in self.by_name[computation].values() if wanted in i.text), None)
 
-def _scope(instruction: Instruction, inside: dict[str, _Computation]) -> str:
-    """Its op_name, or for a fusion without one the most frequent of those in it."""
-    fused = inside.get(_fused(instruction))
-    if instruction.op_name or fused is None:
-        return instruction.op_name
-    names = Counter(i.op_name for i in fused.by_name.values() if i.op_name)
-    return names.most_common(1)[0][0] if names else ""
-
-
-def _moved(instruction: Instruction, inside: dict[str, _Computation]) -> int:
-    """Bytes of HBM that one run reads and writes."""
-    if "-start(" in instruction.text and instruction.kind in ("copy", "slice"):  # (result, operand, context)
-        return min(_in_hbm(instruction.shape), default=0)
-    around, fused = inside[instruction.computation], inside.get(_fused(instruction))
-    total = 0
-    for number, name in enumerate(_operands(instruction)):
-        operand = around.by_name.get(name)
-        whole = sum(_in_hbm(operand.shape)) if operand else 0
-        if whole:
-            total += fused.read(number, whole) if fused else _used(instruction, number, whole)
-    return total + _written(instruction, around, fused)
-
-
-def _used(user: Instruction, number: int, whole: int) -> int:
-    """Bytes that an instruction reads of its operand of that number, of `whole` bytes."""
-    if user.kind in _SLICES and number == 0:
-        return min(whole, user.size)
-    return 0 if user.kind == "dynamic-update-slice" and number == 0 else whole
-
-
-def _written(instruction: Instruction, around: _Computation, fused: _Computation | None) -> int:
-    """Bytes of the results in HBM; of one that is a map with a slice replaced, the slice."""
-    whole = sum(_in_hbm(instruction.shape))
-    place = fused or around
-    candidates = list(fused.by_name.values()) if fused else [instruction]
-    updates = [i for i in candidates if i.kind == "dynamic-update-slice" and i.size == instruction.size]
-    sizes = [update.size for i in updates if (update := place.by_name.get(_operands(i)[1]))]
-    return min(whole, *sizes) if sizes else whole
+    def _written(self, instruction: Instruction) -> int:
+        """Bytes of the results in HBM; of one that is a map with a slice replaced, the slice."""
+        whole = sum(_in_hbm(instruction.shape))
+        place = self.by_name.get(_fused(instruction))
+        around = place or self.by_name[instruction.computation]
+        updates = [
+            around[operands[1]].size
+            for i in (place.values() if place else [instruction])
+            if i.kind == "dynamic-update-slice" and i.size == instruction.size
+            if (operands := _operands(i))[1] in around
+        ]
+        return min(whole, *updates) if updates else whole
 
 
 def _fused(instruction: Instruction) -> str:
