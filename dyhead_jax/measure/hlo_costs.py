@@ -4,7 +4,7 @@ An operation is an instruction that runs by itself: a fusion is one, what is ins
 libtpu wrote beside it (`estimated_cycles`); to copies between memories it gives none, and little to what it counts as
 done at the same time. Its bytes are those of its operands and results that lie in HBM, of the elements without the
 padding of layouts: of an operand of which only slices are read, those slices, and of a result that is updated in place,
-the update.
+the update. A copy that the compiler made belongs to what reads it.
 """
 
 import math
@@ -31,6 +31,8 @@ _FREE = (
     "while",
 )
 _SLICES = ("dynamic-slice", "gather", "slice")
+_MADE = ("copy", "slice", "dynamic-slice", "bitcast", "async")  # by the compiler, where they have no op_name
+_FAR = 20  # values that are looked at to find what reads a copy
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Operation:
     moved: int
 
 
-def operations(module: Module) -> list[Operation]:
-    """All operations of a program, in its order."""
-    found = _Computations(module)
+def operations(text: str) -> list[Operation]:
+    """All operations of a program, the text of `compiled.as_text()`."""
+    module = hlo.parse(text)
+    found = _Computations(module, dict(re.findall(r"%([\w.\-]+) = .* [\w\-]+-done\(%([\w.\-]+)\)", text)))
     return [
         Operation(i.name, i.kind, found.scope(i), module.times[name], _cycles(i.text), found.moved(i))
         for name in found.running()
@@ -58,9 +61,11 @@ def operations(module: Module) -> list[Operation]:
 
 
 class _Computations:
-    """The computations of a module: instructions by name."""
+    """The computations of a module: instructions by name. started: by the name of the end of an asynchronous pair that
+    of its start."""
 
-    def __init__(self, module: Module):
+    def __init__(self, module: Module, started: dict[str, str]):
+        self._started = started
         self.entry = module.entry
         self.by_name: dict[str, dict[str, Instruction]] = {}
         for instruction in module.instructions:
@@ -81,11 +86,30 @@ class _Computations:
         return list(found)
 
     def scope(self, instruction: Instruction) -> str:
-        """Its op_name, or for a fusion without one the most frequent of those in it."""
+        """Its op_name; without one, for a fusion the most frequent of those in it, for a copy that of what reads it."""
         if instruction.op_name:
             return instruction.op_name
         names = Counter(i.op_name for i in self.by_name.get(_fused(instruction), {}).values() if i.op_name)
-        return names.most_common(1)[0][0] if names else ""
+        if names:
+            return names.most_common(1)[0][0]
+        reached, waiting = {instruction.name}, [instruction.name] if instruction.kind in _MADE else []
+        while waiting and len(reached) < _FAR:
+            for user, _ in self.users(instruction.computation, waiting.pop(0)):
+                if user.op_name:
+                    return user.op_name
+                if user.name not in reached:
+                    reached.add(user.name)
+                    waiting.append(user.name)
+        return ""
+
+    def users(self, computation: str, name: str) -> list[tuple[Instruction, int]]:
+        """What has a value as an operand, and as which."""
+        if computation not in self._uses:
+            uses = self._uses[computation] = {}
+            for instruction in self.by_name[computation].values():
+                for number, operand in enumerate(_operands(instruction)):
+                    uses.setdefault(self._started.get(operand, operand), []).append((instruction, number))
+        return self._uses[computation].get(name, [])
 
     def moved(self, instruction: Instruction) -> int:
         """Bytes of HBM that one run reads and writes."""
@@ -111,12 +135,7 @@ class _Computations:
 
     def _read_of(self, computation: str, name: str, whole: int) -> int:
         """Bytes that all users of a value together read of it; of one without users all."""
-        if computation not in self._uses:
-            uses = self._uses[computation] = {}
-            for instruction in self.by_name[computation].values():
-                for number, operand in enumerate(_operands(instruction)):
-                    uses.setdefault(operand, []).append((instruction, number))
-        users = self._uses[computation].get(name)
+        users = self.users(computation, name)
         return min(whole, sum(self._read(user, number, whole) for user, number in users)) if users else whole
 
     def _parameter(self, computation: str, number: int) -> str | None:

@@ -97,10 +97,17 @@ def part_table(parts: dict[str, Part], peak: Peak) -> str:
                 f"{arithmetic * 1e3:.2f}",
                 f"{part.moved / 1e9:.3f}",
                 f"{traffic * 1e3:.2f}",
-                f"{part.total / floor:.1f}" if floor else "-",
+                far(part.total, floor),
             )
         )
     return tables.aligned(rows)
+
+
+def far(seconds: float, floor: float) -> str:
+    """A time over its floor."""
+    if not floor or not seconds:
+        return "-"
+    return f"{seconds / floor:.1f}" if seconds < 1000 * floor else "> 1000"
 
 
 def operation_table(operations: Sequence[Operation], peak: Peak, count: int) -> str:

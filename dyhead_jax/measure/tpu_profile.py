@@ -9,8 +9,9 @@ recomputed, backward; and beside it two floors. Arithmetic: two operations for e
 matrix products, recomputation included, sampling by a deformable convolution not (as in `cost`), at the chip's bfloat16
 peak. Bytes: of HBM, those that the operations of this program read and write, at full bandwidth; what stays in the
 chip's own memory between two operations is not in it. The last column is the time over the larger floor. The second
-table has the operations. An operation belongs to the part in whose scope it was traced; of a fusion that mixes parts it
-is that of its result. Copies that the compiler made have no scope and mostly no estimate: they run beside the rest.
+table has the operations. An operation belongs to the part in whose scope it was traced, a fusion that mixes parts to
+that of its result, a copy that the compiler made to that of what reads it. Most copies between HBM and the chip's own
+memory have bytes and no cycles: they run beside the rest.
 
 The compiler also has an estimate of the whole, in which a loop's body counts once; both are shown. Compiling a whole
 step takes minutes; --keep FILE stores the program, and --program FILE reads it in place of compiling. Needs libtpu: the
@@ -35,7 +36,7 @@ import jax
 
 from dyhead_jax import command
 from dyhead_jax.files import write_atomic
-from dyhead_jax.measure import hlo, hlo_costs, model_parts, profile_report, profile_subject, tpu
+from dyhead_jax.measure import hlo_costs, model_parts, profile_report, profile_subject, tpu
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.multiply_adds import multiply_adds
 from dyhead_jax.measure.profile_subject import WHATS, Subject
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         stored = {"format": FORMAT, **dataclasses.asdict(profile)}
         write_atomic(options.keep, gzip.compress(json.dumps(stored).encode()))
     peak = profile_report.PEAKS[profile.topology.partition(":")[0]]
-    operations = hlo_costs.operations(hlo.parse(profile.text))
+    operations = hlo_costs.operations(profile.text)
     parts = profile_report.parts_of(operations, profile.flops, peak)
     page = [
         f"`python -m dyhead_jax.benchmark {shlex.join(sys.argv[1:])}`",

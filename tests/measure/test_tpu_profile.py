@@ -12,7 +12,7 @@ from PIL import Image
 from dyhead_jax import benchmark
 from dyhead_jax.backbones import resnet
 from dyhead_jax.command import UsageError
-from dyhead_jax.measure import hlo, hlo_costs, model_parts, profile_report
+from dyhead_jax.measure import hlo_costs, model_parts, profile_report
 from tests.measure.test_tpu import CONFIG, needs_libtpu, uncached  # noqa: F401
 
 # In the form that libtpu writes. A copy into the chip's memory, S(1); a fusion that reads it and one row of a map in
@@ -22,7 +22,7 @@ ROW, MAP = 4 * 128, 4 * 100 * 128
 
 
 def test_operations_are_what_runs_by_itself_with_its_slices_and_updates():
-    found = {o.name: o for o in hlo_costs.operations(hlo.parse(PROGRAM))}
+    found = {o.name: o for o in hlo_costs.operations(PROGRAM)}
     assert found.keys() == {"copy-start", "read", "write", "less", "scaled"}
     assert [(o.cycles, o.times) for o in found.values() if o.cycles] == [(1000, 1), (300, 4), (200, 4)]
     assert found["copy-start"].moved == ROW
@@ -33,7 +33,7 @@ def test_operations_are_what_runs_by_itself_with_its_slices_and_updates():
 
 
 def test_time_arithmetic_and_bytes_stand_by_part():
-    operations = hlo_costs.operations(hlo.parse(PROGRAM))
+    operations = hlo_costs.operations(PROGRAM)
     peak = profile_report.Peak(flops=1e9, bandwidth=1e9, clock=1e6)
     parts = profile_report.parts_of(operations, {"DyHead: deformable convolutions": 5e4}, peak)
     assert [*parts] == ["DyHead: deformable convolutions", "DyHead: task", "update", "made by the compiler"]
