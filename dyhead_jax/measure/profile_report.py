@@ -161,7 +161,7 @@ def draw(parts: dict[str, Part], peak: Peak, title: str, path: Path) -> None:
     for name, end in zip(names, left, strict=True):
         axes.annotate(f" {parts[name].total * 1e3:.1f}", (end, name), va="center", fontsize=8)
     axes.set_xlabel("ms, by the compiler's estimate")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.08 * max(left, default=1.0))
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8, loc="best")
