@@ -147,7 +147,9 @@ def operator(rows: Rows, plan: Plan, out: Path) -> None:
                 form: lambda x, o, m, k, form=form: deform_conv(x, o, m, k, padding=1, implementation=form)
                 for form in case.forms
             }
-            found = compared(rows, case, plan, "operator", forms, (0, 1, 2, 3), arguments, read, (exact,), wide)
+            found = compared(
+                rows, case, plan, "operator", forms, (0, 1, 2, 3), arguments, read, (exact,), forms["gather"], wide
+            )
             for candidate in found if case is plan.operator[0] else []:
                 program = candidate.programs.get("forward+backward")
                 if program is not None:
@@ -169,10 +171,10 @@ def one_block(rows: Rows, plan: Plan, out: Path) -> None:
             exact = [np.asarray(x, np.float32) for x in pyramid]
             params = jax.tree.map(np.asarray, variables["params"]["block_0"])
             forms = {form: head(form).apply for form in case.forms}
-            forms["gather in float32"] = head("gather", jnp.float32).apply
+            plain = head("gather", jnp.float32).apply
             wide = (variables, [jnp.asarray(x) for x in exact])
             arguments = (variables, pyramid)
-            compared(rows, case, plan, "block", forms, (0, 1), arguments, read, (params, exact), wide)
+            compared(rows, case, plan, "block", forms, (0, 1), arguments, read, (params, exact), plain, wide)
 
 
 def compared(
@@ -185,11 +187,12 @@ def compared(
     arguments: tuple[Any, ...],
     read: dict[str, rounds.Results],
     exact: tuple[Any, ...],
+    plain: Callable[..., Any],
     wide: tuple[Any, ...],
 ) -> list[rounds.Candidate]:
-    """Times all forms and torchvision's. exact: the arguments for `pytorch`, wide: ours for the reference, float32."""
-    spare = forms.pop("gather in float32", forms["gather"])
-    expected = rounds.reference(kind, exact, spare, argnums, wide, read)
+    """Times all forms and torchvision's. exact: the arguments for `pytorch`; plain, wide: ours and its arguments, where
+    there is no torchvision to be the reference; all in float32."""
+    expected = rounds.reference(kind, exact, plain, argnums, wide, read)
     theirs = rounds.candidates_of_torchvision(rows, case.fields, kind, exact, case.precision)
     ours = rounds.candidates_of_forms(rows, case.fields, forms, argnums, arguments, read, case.precision.products)
     tops = plan.ceilings(case.precision)

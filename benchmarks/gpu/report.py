@@ -33,7 +33,9 @@ def page(said: str, statuses: dict[str, Row], rows: Sequence[Row], rehearsal: bo
     for part in ("operator", "block"):
         own = [row for row in rows if row["part"] == part]
         if own:
-            lines += [f"## {TITLES[part]}", "", *pairs(own), "", *fastest(own), ""]
+            compared = {row["reference"]: None for row in own if "reference" in row}
+            said_of = [f"All compared with: {', '.join(compared)}.", ""] if compared else []
+            lines += [f"## {TITLES[part]}", "", *pairs(own), "", *said_of, *fastest(own), ""]
     own = [row for row in rows if row["part"] == "train"]
     if own:
         lines += [f"## {TITLES['train']}", "", *training(own), ""]

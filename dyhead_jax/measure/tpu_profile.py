@@ -127,6 +127,9 @@ def refuse(options: argparse.Namespace) -> None:
         raise command.UsageError(f"--program={options.program} is compiled already; it takes no config")
     if options.program is None and options.what in ("step", "head") and options.config is None:
         raise command.UsageError(f"--what={options.what} needs --config=FILE")
+    for name in ("channels", "operations"):
+        if getattr(options, name) < 1:
+            raise command.UsageError(f"--{name} is {getattr(options, name)}; it must be at least 1")
     if options.what in ("op", "block"):
         common.refuse_overrides(options, f"--what={options.what}")
 

@@ -19,7 +19,15 @@ def _path(monkeypatch):
 
 
 def line(name, what, seconds, **fields):
-    numbers = {"median_s": seconds, "spread": 0.01, "floor_s": 1e-4, "error": 1e-6, "equal": True, "ours": True}
+    numbers = {
+        "reference": "torchvision in float32",
+        "median_s": seconds,
+        "spread": 0.01,
+        "floor_s": 1e-4,
+        "error": 1e-6,
+        "equal": True,
+        "ours": True,
+    }
     where = {"part": "operator", "size": "6x7", "batch": 1, "precision": "float32", "name": name, "what": what}
     return where | numbers | fields
 
@@ -44,6 +52,8 @@ def test_the_page_shows_what_ran_and_what_did_not():
     assert "| dense | 0.100 | - | 1.0 | - | - | - | 1e-06 / - | NO |" in page
     assert "- operator, 6x7, batch 8, bfloat16, torchvision: no" in page
     assert "| operator | stopped after 5 s | 5 |" in page
+    assert "All compared with: torchvision in float32." in page
+    assert report.faults(rows) == ["operator, 6x7, batch 1, float32, dense, forward: not equal to the reference"]
     assert "Not run on a GPU" not in page
     assert "Not run on a GPU" in report.page("", {}, [], rehearsal=True)
 
