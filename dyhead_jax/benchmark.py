@@ -13,7 +13,7 @@ What a model costs, measured, counted or estimated. Each command has its own --h
 
 These commands are the package dyhead_jax/measure/ and run on any model. The folder benchmarks/ of the repository is
 something else: scripts for single questions, run by hand, and dated results of both."""
-COMMANDS = ("op", "block", "head", "train", "infer", "diff", "cost", "remat", "tpu-compile", "tpu-forms")
+COMMANDS = ("op", "block", "head", "train", "infer", "diff", "cost", "remat", "tpu-compile", "tpu-forms", "tpu-profile")
 
 
 def main() -> int | None:

@@ -40,7 +40,7 @@ class Instruction:
     @property
     def size(self) -> int:
         """Bytes of the result, without the operand that the start of an asynchronous instruction returns beside it."""
-        parts = [math.prod(map(int, dims)) * element for element, dims in _arrays(self.shape)]
+        parts = [math.prod(map(int, dims)) * element for element, dims in arrays(self.shape)]
         paired = re.search(r" (all-gather|collective-permute)-start\(", self.text)
         return parts[1] if paired else sum(parts)
 
@@ -136,8 +136,8 @@ def _shape(text: str) -> str:
     raise ValueError(f"a bracket does not close in {text[:80]!r}")
 
 
-def _arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
-    """For each array of a type the bytes of an element and the sizes of the axes."""
+def arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
+    """For each array of a type the bytes of an element and the sizes of its axes."""
     for kind, dims in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
         element = _BYTES.get(kind, 1 if kind.startswith("f8") else 0)
         yield element, [size for size in dims.split(",") if size]

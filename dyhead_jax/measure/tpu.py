@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ _ENVIRONMENT = {
 class Compiled:
     """A program for one chip of a topology. arguments, outputs, aliased, temporaries: bytes of HBM; seconds: the
     compiler's estimate with each loop's body counted once; unknown: number of operations without an estimate, which
-    `seconds` leaves out; compile_seconds: of the compilation; module: the optimised program."""
+    `seconds` leaves out; compile_seconds: of the compilation; text: the optimised program."""
 
     arguments: int
     outputs: int
@@ -53,7 +54,12 @@ class Compiled:
     seconds: float
     unknown: int
     compile_seconds: float
-    module: hlo.Module
+    text: str
+
+    @cached_property
+    def module(self) -> hlo.Module:
+        """The optimised program."""
+        return hlo.parse(self.text)
 
     @property
     def memory(self) -> int:
@@ -102,7 +108,7 @@ def compile_lowered(lowered: Any) -> Compiled:
         seconds=estimate + unknown,
         unknown=unknown,
         compile_seconds=seconds,
-        module=hlo.parse(program.as_text()),
+        text=program.as_text(),
     )
 
 
