@@ -6,6 +6,7 @@ traceback instead.
 """
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -205,6 +206,10 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     `--debug` every error keeps it.
     """
     debug = debugging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names that a terminal cannot show
+    if not debug:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures: an error names those that cannot be read
     if os.getcwd() not in sys.path:  # a user's own modules lie in the current folder, wherever the program does
         sys.path.append(os.getcwd())
     try:
@@ -232,8 +237,11 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     sys.exit(code)
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line: file and reason of an OSError, for others all lines joined."""
+def one_line(error: BaseException | str) -> str:
+    """A message on one line: file and reason of an OSError, for others all lines joined. Characters that cannot be
+    printed, as a file's name may have them, are escaped."""
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    text = " ".join(text.split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

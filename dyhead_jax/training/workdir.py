@@ -79,7 +79,7 @@ def claim(workdir: Path, config: Config) -> None:
     """Creates the folder and writes its config.json; says so if that of an earlier try is replaced."""
     workdir.mkdir(parents=True, exist_ok=True)
     path, content = workdir / "config.json", (to_json(config) + "\n").encode()
-    if not steps_in(workdir / "checkpoints") and path.exists() and path.read_bytes() != content:
+    if not steps_in(workdir / "checkpoints") and path.is_file() and path.read_bytes() != content:
         print(f"note: {path} is replaced; the run that wrote it has saved nothing")
     write_atomic(path, content)
 

@@ -121,7 +121,8 @@ def _dumped(folder: Path) -> None:
 
 def _locked(folder: Path) -> None:
     with lock.held(folder / "other"):
-        (folder / "other" / lock.FILE).write_bytes((folder / lock.FILE).read_bytes())
+        if (folder / lock.FILE).is_file():
+            (folder / "other" / lock.FILE).write_bytes((folder / lock.FILE).read_bytes())
         with lock.held(folder / "other"):
             pass
 
