@@ -62,7 +62,7 @@ def change(root: Path, rng: random.Random) -> str:
         path = rng.choice(others)
         return f"{path.name}: {photographs.change(path, rng)}"
     if rng.random() < 0.12:
-        return change_name(rng.choice(files), rng)
+        return change_name(rng.choice(files), root, rng)
     path = rng.choice(notes)
     content = path.read_bytes()
     if path.suffix == ".json" and rng.random() < 0.85:
@@ -82,7 +82,7 @@ def change(root: Path, rng: random.Random) -> str:
     return f"{path.relative_to(root)}: {said}"
 
 
-def change_name(path: Path, rng: random.Random) -> str:
+def change_name(path: Path, root: Path, rng: random.Random) -> str:
     """Removes a file, gives it another name, or puts something else in its place."""
     kind = rng.choice(("remove", "upper", "odd", "odd", "folder", "pipe", "loop", "gone", "outside", "empty", "copy"))
     if kind in ("upper", "odd"):
@@ -94,7 +94,7 @@ def change_name(path: Path, rng: random.Random) -> str:
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "outside":
-        outside = path.parents[2] / f"outside{path.suffix}"
+        outside = root.parent / f"outside{path.suffix}"
         path.rename(outside)
         path.symlink_to(outside)
     else:
@@ -239,8 +239,13 @@ def voc_given(root: Path, out: str) -> tuple[int, int] | str:
     for path in root.rglob("*"):
         if path.suffix.lower() == ".xml" and path.is_file() and not path.name.startswith("."):
             images += 1
-            builder = ElementTree.iterparse(io.BytesIO(path.read_bytes()))
-            boxes += sum(element.tag == "object" for _, element in builder)
+            try:
+                boxes += sum(
+                    element.tag == "object" for _, element in ElementTree.iterparse(io.BytesIO(path.read_bytes()))
+                )
+            except (ElementTree.ParseError, ValueError, LookupError) as error:
+                if not _said(r"(\d+) XML files are in no list", out):
+                    return f"{path.name} cannot be read ({error}), and nothing says so"
     unread = _said(r"(\d+) XML files are in no list", out)
     if unread:  # which ones is not said
         kept = [tuple(map(int, found)) for found in _KEPT.findall(out)]

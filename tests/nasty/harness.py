@@ -7,6 +7,7 @@ nowhere but where it was told to.
 
 import io
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,7 @@ from dyhead_jax import command
 
 SECONDS = 20.0  # for a command on a few small files, when other things run beside it
 BYTES = 1_200_000_000  # more than the process had at most before
+_LIBTIFF = re.compile(r"(TIFF|_TIFF|LZW|ZIP|Fax|JPEGLib|PackBits|OJPEG)\w*: ")  # prints by itself; see docs/promises.md
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 _OWN = ("__pycache__", ".jax_cache", "/dev/")
@@ -54,7 +56,7 @@ class Ended:
             return f"took {self.seconds:.1f} s"
         if self.grown > BYTES:
             return f"took {self.grown / 1e6:.0f} MB"
-        lines = self.err.splitlines()
+        lines = [line for line in self.err.splitlines() if not _LIBTIFF.match(line)]
         if strange := [line for line in lines if not line.startswith(("error: ", "warning: ", "note: "))]:
             return f"on standard error: {strange[:3]}"
         errors = [line for line in lines if line.startswith("error: ")]
