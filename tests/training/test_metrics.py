@@ -59,7 +59,11 @@ def test_a_last_line_without_its_newline_is_kept(tmp_path):
     assert [row["a"] for row in lines(path)] == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize("broken", ["not json", "[1]", '{"a": 1}', '{"step": "1"}', '{"step": 1.5}'])
+@pytest.mark.parametrize(
+    "broken",
+    ["not json", "[1]", '{"a": 1}', '{"step": "1"}', '{"step": 1.5}', '{"step": 1, "a": "b"}', "[" * 100_000],
+    ids=lambda text: text[:20],
+)
 def test_a_broken_line_in_the_middle_is_an_error_and_stays(tmp_path, broken):
     path = tmp_path / "metrics.jsonl"
     text = '{"step": 1}\n' + broken + '\n{"step": 2}\n'
