@@ -44,6 +44,12 @@ def path(text: str | os.PathLike[str]) -> Path:
         raise PathError(f"{text}: {one_line(error)}") from error
 
 
+def real(path: Path) -> Path:
+    """The absolute path without links; where they lead in a circle, which `Path.resolve` raises a RuntimeError for, as
+    far as it goes."""
+    return Path(os.path.realpath(path))
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -242,6 +248,7 @@ def one_line(error: BaseException | str) -> str:
     printed, as a file's name may have them, are escaped."""
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        name = error.filename
+        text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
     text = " ".join(text.split()) or type(error).__name__
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -303,7 +303,7 @@ def use_compilation_cache(config: Config, folder: Path) -> None:
     """Keeps compiled programs in a folder, so that a resumed run does not compile them again."""
     choice = config.run.compilation_cache
     if choice != "off":
-        cache = command.path(choice) if choice else (folder / ".cache").resolve()
+        cache = command.path(choice) if choice else command.real(folder / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

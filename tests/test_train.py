@@ -82,6 +82,7 @@ def test_overrides_reach_the_config(config_file, tmp_path):
         ("--noconfig.run.tensorbord", "did you mean 'tensorboard'"),
         ("--config.run.steps=many", "config.run.steps=many"),
         ("--wrkdir=x", "wrkdir"),
+        ("--config.model.dyhead.task=", "--config.model.dyhead.task= is empty; give an import path"),
         ("more", "'more' is not an option"),
     ],
 )
@@ -109,6 +110,7 @@ def test_wrong_arguments_are_named(argument, message, config_file):
         ("c =", "line 4: SyntaxError"),
         ("import absent_module", "line 4: ModuleNotFoundError"),
         ("return 3", "get_config() returns a int"),
+        ("raise SystemExit(3)", "line 4: SystemExit: 3"),
     ],
 )
 def test_wrong_config_files_are_named(text, message, tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.files import write_atomic
 from dyhead_jax.inference.inputs import LISTING, PredictError, drawn_before, is_listed, is_video
 from dyhead_jax.inference.objects import FoundObjects
@@ -24,7 +25,7 @@ COLUMNS = ("file_name", "frame", "image_id", "category_id", "name", "score", "x1
 def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
     """The name of each input's picture or video in `folder`: <stem>_boxes.jpg or .mp4, with a number added if an
     earlier one or an input file has that name, or a file there that no prediction drew. Long stems are cut."""
-    taken = {str(path.resolve()).casefold() for path in paths}
+    taken = {str(command.real(path)).casefold() for path in paths}
     drawn = drawn_before(folder)
     names = []
     for path in paths:
@@ -33,19 +34,19 @@ def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
         while len(os.fsencode(stem)) > LONGEST_STEM:
             stem = stem[:-1]
         number, name = 1, f"{stem}_boxes{suffix}"
-        while str((folder / name).resolve()).casefold() in taken or (name not in drawn and (folder / name).exists()):
+        while str(command.real(folder / name)).casefold() in taken or (name not in drawn and (folder / name).exists()):
             number += 1
             name = f"{stem}_boxes_{number}{suffix}"
-        taken.add(str((folder / name).resolve()).casefold())
+        taken.add(str(command.real(folder / name)).casefold())
         names.append(name)
     return names
 
 
 def check_writable(paths: Sequence[Path], folder: Path) -> None:
     """Raises PredictError where a file that `Results.write` writes is an input, or there and not of a prediction."""
-    inputs = {path.resolve() for path in paths}
+    inputs = {command.real(path) for path in paths}
     for name in WRITTEN:
-        if (folder / name).resolve() in inputs:
+        if command.real(folder / name) in inputs:
             raise PredictError(f"{folder / name}: is an input file and would be overwritten; give another folder")
         if (folder / name).exists() and not is_listed(folder):
             raise PredictError(f"{folder / name}: exists and is not of a prediction; give another folder")

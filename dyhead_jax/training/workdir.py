@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.config import Config, from_json, load_file, packages, to_json
 from dyhead_jax.files import write_atomic
 from dyhead_jax.training.stored import check_name, steps_in
@@ -52,7 +53,7 @@ def check(workdir: Path, config: Config) -> int | None:
     one in which checkpoints cannot be read again. Writes nothing.
     """
     path, saved = workdir / "config.json", workdir / "checkpoints"
-    check_name(saved.resolve())
+    check_name(command.real(saved))
     if not path.exists():
         taken = [name for name in ("checkpoints", "metrics.jsonl") if (workdir / name).exists()]
         if taken:

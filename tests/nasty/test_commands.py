@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax import benchmark, convert, evaluate, failure, predict, train
+from dyhead_jax import benchmark, convert, detectors, evaluate, failure, predict, train
 from dyhead_jax.compare import __main__ as compare
 from dyhead_jax.config import Config, to_json
 from dyhead_jax.contract import __main__ as contract
@@ -18,9 +18,20 @@ from dyhead_jax.demo import __main__ as demo
 from dyhead_jax.export import __main__ as export
 from dyhead_jax.look import __main__ as look
 from tests.nasty import harness
+from tests.tiny_detector import TinyDetector
 
 Main = Callable[[], int | None]
-# {} stands for the nasty one; good.png, good.json and out are beside it
+TINY = """from dyhead_jax.config import *
+
+
+def get_config():
+    alone = {"parallel": "single", "compilation_cache": "off"}
+    source = ShapesConfig(root="drawn", train_images=1, val_images=1, size=32)
+    sizes = {"canvases": ((8, 8),), "short_side": (8,), "long_side": 8, "batch_size": 1, "eval_batch_size": 1}
+    data = DataConfig(source=source, **sizes)
+    return Config(model=ModelConfig(num_classes=6), data=data, run=RunConfig(steps=1, **alone))
+"""
+# {} stands for the nasty one; the other files are beside it
 TAKES: dict[str, list[tuple[Main, str]]] = {
     "model": [
         (evaluate._main, "--workdir {}"),
@@ -30,15 +41,15 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
         (demo._main, "--workdir {} --port 0"),
         (convert._main, "--to-torch --workdir {} --layout mmdet --out out.npz"),
         (failure._main, "{}"),
-        (train.main, "--config=demo_shapes --workdir=out --config.model.init={} --config.data.source.train_images=1"),
+        (train.main, "--config=tiny.py --workdir=out --config.model.init={}"),
     ],
     "new folder": [
-        (train.main, "--config=demo_shapes --workdir={}"),
-        (compare._main, "demo_shapes --workdir {}"),
-        (convert._main, "good.npz --config=demo_shapes --workdir {}"),
+        (train.main, "--config=tiny.py --workdir={}"),
+        (compare._main, "tiny.py --workdir {}"),
+        (convert._main, "good.npz --config=tiny.py --workdir {}"),
         (predict._main, "--workdir none --out {} good.png"),
         (look._main, "--workdir none --image good.png --out {}"),
-        (data._main, "show --config=demo_shapes --out {}"),
+        (data._main, "show --config=absent --out {}"),
         (evaluate._main, "--annotations good.json --detections found.json --report {}"),
     ],
     "picture": [
@@ -51,7 +62,7 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
         (data._main, "show --config=photos:{} --out out"),
         (data._main, "prepare coco --source {} --out out"),
         (train.main, "--config=photos:{} --workdir=out"),
-        (train.main, "--config=demo_shapes --workdir=out --config.data.source=dyhead_jax.data.photos:Photos"
+        (train.main, "--config=tiny.py --workdir=out --config.data.source=dyhead_jax.data.photos:Photos"
          " --config.data.root={}"),
         (compare._main, "photos:{} --workdir out"),
         (benchmark.main, "train --config=photos:{}"),
@@ -59,14 +70,12 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
     "json": [
         (evaluate._main, "--annotations {} --detections found.json"),
         (evaluate._main, "--annotations good.json --detections {}"),
-        (convert._main, "good.npz --config=demo_shapes --workdir out --categories {}"),
+        (convert._main, "good.npz --config=tiny.py --workdir out --categories {}"),
     ],
     "weights": [
-        (convert._main, "{} --config=demo_shapes --workdir out"),
-        (train.main, "--config=demo_shapes --workdir=out --config.model.pretrained={}"
-         " --config.data.source.train_images=1 --config.data.source.val_images=1 --config.data.source.size=32"),
-        (train.main, "--config=demo_shapes --workdir=out --config.model.init={}"
-         " --config.data.source.train_images=1 --config.data.source.val_images=1 --config.data.source.size=32"),
+        (convert._main, "{} --config=tiny.py --workdir out"),
+        (train.main, "--config=tiny.py --workdir=out --config.model.pretrained={}"),
+        (train.main, "--config=tiny.py --workdir=out --config.model.init={}"),
     ],
     "config": [
         (train.main, "--config={} --workdir=out"),
@@ -79,9 +88,10 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
     "import path": [
         (contract._main, "--spatial {}"),
         (contract._main, "--block {}"),
-        (train.main, "--config=demo_shapes --workdir=out --config.model.dyhead.task={}"),
+        (train.main, "--config=tiny.py --workdir=out --config.model.dyhead.task={}"),
     ],
 }  # fmt: skip
+RUNS = {"missing", "an empty folder", "a link to itself"}  # of new folders: in which trainings would begin
 
 
 def _pipe(path: Path) -> None:
@@ -152,51 +162,48 @@ MORE: dict[str, dict[str, Callable[[Path], None]]] = {
         "an exit": _bytes(b"raise SystemExit(3)\n"),
     },
 }  # fmt: skip
-NAMES = ("nasty", "a b", "caf\udce9", "new\nline", "a[1]", "n" * 300, "", "gs://bucket/a", "~nobody-here/a", "a\0b")
-PATHS = (
-    "none",
-    "",
-    ":",
-    "a:b",
-    "os:system",
-    "json:dumps",
-    "dyhead_jax.dyhead:DyHead",
-    "dyhead_jax:__doc__",
-    "a\nb",
-    "é" * 300,
-)
-
+PATHS = ("", ":", "a:b", "dyhead_jax.dyhead:absent", "dyhead_jax:__doc__", "builtins:dict", "a\nb:c", "\u00e9" * 300)
+QUICK = {"missing", "a pipe", "random bytes", "a link to itself"}
 CASES = [
-    (kind, name, make)
+    pytest.param(kind, name, make, id=f"{kind}: {name}", marks=[] if name in QUICK else [pytest.mark.long])
     for kind in TAKES
     if kind != "import path"
     for name, make in {**ANYWHERE, **MORE.get(kind, {})}.items()
 ]
 
 
-def _work(folder: Path) -> Path:
-    work = folder / "here"
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the commands are called. Every detector is the tiny one."""
+    monkeypatch.setattr(detectors, "build", lambda model, axis_name=None: TinyDetector(axis_name=axis_name))
+    work = tmp_path / "here"
     work.mkdir()
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(work / "good.png")
-    (work / "good.json").write_text(
-        json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
-    )
+    classes = [{"id": 1, "name": "a"}]
+    (work / "good.json").write_text(json.dumps({"images": [], "annotations": [], "categories": classes}))
     (work / "found.json").write_text("[]")
+    (work / "tiny.py").write_text(TINY)
     np.savez(work / "good.npz", a=np.zeros(3))
     return work
 
 
-def _end(main: Main, line: str, nasty: str, folder: Path, *names: str) -> None:
+def _end(main: Main, line: str, nasty: str, work: Path, *names: str) -> None:
     arguments = [part.replace("{}", nasty) for part in line.split()]
-    allowed = [folder / name for name in ("here/out", "here/out.npz", "here/nasty", "here/.lock")]
-    ended = harness.run(main, *arguments, folder=folder / "here", allowed=allowed)
-    wrong = ended.fault([nasty, " ".join(nasty.split()) or "path", *names])
+    allowed = [work / name for name in ("out", "nasty", "drawn", ".incomplete", ".lock")]
+    ended = harness.run(main, *arguments, folder=work, allowed=allowed)
+    wrong = ended.fault([nasty, *names])
     assert wrong is None, f"{arguments}: {wrong}"
 
 
-@pytest.mark.parametrize(("kind", "name", "make"), CASES, ids=[f"{kind}: {name}" for kind, name, _ in CASES])
-def test_something_else_in_its_place(kind: str, name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
-    work = _work(tmp_path)
+@pytest.mark.parametrize(("kind", "name", "make"), CASES)
+def test_something_else_in_its_place(kind: str, name: str, make: Callable[[Path], None], work: Path) -> None:
     make(work / "nasty")
     for main, line in TAKES[kind]:
-        _end(main, line, "nasty", tmp_path, "none", "good.npz")
+        if not (kind == "new folder" and name in RUNS and main in (train.main, compare._main)):
+            _end(main, line, "nasty", work, "none", "good.npz", "absent")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_import_paths(path: str, work: Path) -> None:
+    for main, line in TAKES["import path"]:
+        _end(main, line, path, work, "import path", "--config.model.dyhead", "named parameters")

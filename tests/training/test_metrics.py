@@ -73,6 +73,13 @@ def test_a_broken_line_in_the_middle_is_an_error_and_stays(tmp_path, broken):
     assert path.read_text() == text
 
 
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "caf\xe9": 1}\n{"step": 3}\n')
+    with pytest.raises(metrics_file.ReportError, match=r"metrics\.jsonl, line 2"):
+        metrics_file.read_metrics(path)
+
+
 def test_curves_draw_gaps_single_points_and_nothing(tmp_path):
     rows = [{"step": s, "train/loss": 3.0 / s, "train/loss_box": None, "train/lr": 0.1} for s in (1, 2, 3)]
     rows.append({"step": 3, "eval/AP": 0.4, "eval/AP50": 0.6})
