@@ -26,6 +26,7 @@ from dyhead_jax import command
 SECONDS = 20.0  # for a command on a few small files, when other things run beside it
 BYTES = 1_200_000_000  # more than the process had at most before
 _LIBTIFF = re.compile(r"(TIFF|_TIFF|LZW|ZIP|Fax|JPEGLib|PackBits|OJPEG)\w*: ")  # prints by itself; see docs/promises.md
+_LINES = ("error: ", "warning: ", "note: ", "drawing ")  # the last of the drawn shapes
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 _OWN = ("__pycache__", ".jax_cache", "/dev/")
@@ -57,7 +58,7 @@ class Ended:
         if self.grown > BYTES:
             return f"took {self.grown / 1e6:.0f} MB"
         lines = [line for line in self.err.splitlines() if not _LIBTIFF.match(line)]
-        if strange := [line for line in lines if not line.startswith(("error: ", "warning: ", "note: "))]:
+        if strange := [line for line in lines if not line.startswith(_LINES)]:
             return f"on standard error: {strange[:3]}"
         errors = [line for line in lines if line.startswith("error: ")]
         if self.code not in (0, 1, 2) or bool(errors) != (self.code > 0):
