@@ -55,7 +55,7 @@ def go_through(kinds: Iterable[str], seed: int, numbers: Iterable[int]) -> Itera
                 folder = Path(name) / f"{kind}{number}"
                 folder.mkdir()
                 try:
-                    with harness.limited(6 * harness.SECONDS):
+                    with harness.limited(4 * harness.SECONDS):
                         words, fault = KINDS[kind](folder, random.Random(f"{kind} {seed} {number}"), bases)
                 except harness.Hang:
                     words, fault = [], "the test itself hangs"
