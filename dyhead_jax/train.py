@@ -243,11 +243,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
                 print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
                 return STOPPED
     if metrics is not None:
-        scores = average_precision.scores_at(metrics.rows, total)
-        if scores is None:
-            raise TrainError(f"{metrics.path} has no evaluation of step {total}")
-        print(box_counts.describe(position["boxes"]))
-        print(average_precision.ap_line(scores))
+        print(box_counts.describe(position["boxes"]), last_line(metrics, total), sep="\n")
     return 0
 
 
@@ -296,6 +292,14 @@ def finished(folder: Path, total: int) -> str | None:
         stored.verify(where)
     except stored.CheckpointError:
         return None  # the run goes on from the one before, and says why
+    return average_precision.ap_line(scores)
+
+
+def last_line(metrics: Metrics, total: int) -> str:
+    """The line with which a run ends. Raises TrainError, which names the log, where that lacks the evaluation."""
+    scores = average_precision.scores_at(metrics.rows, total)
+    if scores is None:
+        raise TrainError(f"{metrics.path} has no evaluation of step {total}")
     return average_precision.ap_line(scores)
 
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -245,6 +247,11 @@ def test_the_last_line_needs_every_number_of_the_last_step():
     ]
     assert average_precision.scores_at(rows, 8) is None
     assert average_precision.scores_at([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
+    log: Any = SimpleNamespace(rows=rows, path="run/metrics.jsonl")
+    with pytest.raises(train.TrainError, match=r"run/metrics\.jsonl has no evaluation of step 8"):
+        train.last_line(log, 8)  # and not `None`
+    log.rows = [*rows, {"step": 8} | whole]
+    assert train.last_line(log, 8).startswith("AP 0.5000 AP50 0.5000")
 
 
 def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):
@@ -430,8 +437,10 @@ def test_a_finished_run_is_trained_longer(runs, tmp_path):
     constant = "--config.optim.schedule=constant"
     code, _, error = runs.finish(tmp_path / "a", constant, "--config.run.steps=4")
     assert code == 0, error
+    (tmp_path / "a" / "metrics.jsonl").unlink()
     code, out, error = runs.finish(tmp_path / "a", constant)
     assert code == 0, error
+    assert f"note: {tmp_path}/a/metrics.jsonl is gone, with the metrics of the steps up to 4" in out
     assert f"note: {STEPS} steps in place of 4; the learning rate is constant" in out
     code, out, error = runs.finish(tmp_path / "b", constant)
     assert code == 0, error
