@@ -196,11 +196,11 @@ def not_counted(kind: str, root: Path, out: str) -> str | None:
 def coco_given(root: Path, out: str) -> tuple[int, int] | str:
     """Images and boxes of the JSON files that are not named as left out; those of no file that is not read."""
     images = boxes = 0
+    unread = [name for line in re.findall(r"JSON files that are not read: (.*)", out) for name in line.split(", ")]
     for path in sorted(root.rglob("*.[jJ][sS][oO][nN]")):
         if path.name.startswith(("captions", "person_keypoints", ".")):
             continue
-        shown = [line for line in out.splitlines() if path.name in line and not line.startswith("found ")]
-        if shown and "not read" in " ".join(shown):
+        if path.relative_to(root).as_posix() in unread:
             continue
         if not path.is_file():
             return f"{path.name} is no file, and nothing says so"

@@ -65,7 +65,7 @@ def unread(tree: Tree, chosen: Sequence[str]) -> list[str]:
     """A note on the JSON files of a tree that are not among those that were chosen."""
     names = [name for name in _named(tree) if name not in chosen]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"JSON files that are not read, as they are not COCO's: {', '.join(names[:3])}{more}"] if names else []
+    return [f"JSON files that are not read: {', '.join(names[:3])}{more}"] if names else []
 
 
 def _named(tree: Tree) -> list[str]:
