@@ -6,6 +6,7 @@ traceback instead.
 """
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -41,6 +42,12 @@ def path(text: str | os.PathLike[str]) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise PathError(f"{text}: {one_line(error)}") from error
+
+
+def real(path: Path) -> Path:
+    """The absolute path without links; where they lead in a circle, which `Path.resolve` raises a RuntimeError for, as
+    far as it goes."""
+    return Path(os.path.realpath(path))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -205,6 +212,10 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     `--debug` every error keeps it.
     """
     debug = debugging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names that a terminal cannot show
+    if not debug:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures: an error names those that cannot be read
     if os.getcwd() not in sys.path:  # a user's own modules lie in the current folder, wherever the program does
         sys.path.append(os.getcwd())
     try:
@@ -232,8 +243,12 @@ def run(main: Callable[[], int | None], *, usage: tuple[type[Exception], ...] = 
     sys.exit(code)
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line: file and reason of an OSError, for others all lines joined."""
+def one_line(error: BaseException | str) -> str:
+    """A message on one line: file and reason of an OSError, for others all lines joined. Characters that cannot be
+    printed, as a file's name may have them, are escaped."""
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        name = error.filename
+        text = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
+    text = " ".join(text.split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

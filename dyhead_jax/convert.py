@@ -156,7 +156,7 @@ def write_workdir(
 
 def check_unused(folder: Path) -> None:
     """Raises ConvertError if the folder belongs to a run, or is a file, and CheckpointError for an unreadable name."""
-    check_name((folder / "checkpoints").resolve())
+    check_name(command.real(folder / "checkpoints"))
     if folder.exists() and not folder.is_dir():
         raise ConvertError(f"--workdir={folder} is a file; it must be a folder, or not exist")
     taken = [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]

@@ -136,7 +136,7 @@ def _evaluate_workdir(options: Any) -> tuple[dict[str, Any], dict[str, Any], lis
     truth = split.coco()
     row_of = {int(image_id): row for row, image_id in enumerate(split.image_ids)}
     about = setting.Setting(
-        title=f"Detection report: {options.workdir.resolve().name}",
+        title=f"Detection report: {command.real(options.workdir).name}",
         data=setting.data_lines(data, options.split),
         model=setting.model_lines(config, str(options.workdir), loaded.step),
         notes=split.notes,

@@ -67,6 +67,17 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
     for name, count in axes.items():
         if name not in part or part[name].ndim != count or len(part[name]) != len(part["images"]):
             raise FailureError(f"{path} has no {name} with {count} axes, one row an image")
+    kinds = {"images": "u", "image_ids": "i", "boxes": "f", "labels": "i", "mask": "b", "crowd": "b", "sizes": "i"}
+    for name, kind in kinds.items():
+        if name in part and part[name].dtype.kind != kind:
+            raise FailureError(f"{path}: {name} are {part[name].dtype}")
+    count = len(part["images"])
+    rows = part["boxes"].shape[:2]
+    shapes = {"images": (*part["images"].shape[:3], 3), "boxes": (*rows, 4), "sizes": (count, 2)}
+    shapes |= dict.fromkeys(("labels", "mask", "crowd"), rows)
+    for name, shape in shapes.items():
+        if name in part and part[name].shape != shape:
+            raise FailureError(f"{path}: {name} have the shape {part[name].shape}, not {shape}")
     return part
 
 

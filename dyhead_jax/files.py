@@ -37,7 +37,8 @@ def atomic(path: Path) -> Iterator[Path]:
     was and the temporary file is removed; a kill leaves it behind. Of two writers at once the last one wins, and both
     files are whole.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    stem = path.stem[:40]  # the name of `path` may be as long as the file system allows
+    temporary = path.with_name(f".{stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         with naming(temporary):
             yield temporary

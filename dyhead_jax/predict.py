@@ -180,7 +180,7 @@ def _main() -> int:
     results = Results(model.class_names, model.category_ids)
     done, errors = predict_files(found.paths, options.out, find, results, batch_size)
     for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {command.one_line(error)}", file=sys.stderr)
     kind = "files" if any(map(inputs.is_video, found.paths)) else "images"
     print(
         f"{done} of {len(found.paths)} {kind}, {len(results.results)} boxes scored {options.score:g} or more,"

@@ -243,11 +243,7 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
                 print(f"stopped after step {step}, which is saved; the same command goes on from there", flush=True)
                 return STOPPED
     if metrics is not None:
-        scores = average_precision.scores_at(metrics.rows, total)
-        if scores is None:
-            raise TrainError(f"{metrics.path} has no evaluation of step {total}")
-        print(box_counts.describe(position["boxes"]))
-        print(average_precision.ap_line(scores))
+        print(box_counts.describe(position["boxes"]), last_line(metrics, total), sep="\n")
     return 0
 
 
@@ -299,11 +295,19 @@ def finished(folder: Path, total: int) -> str | None:
     return average_precision.ap_line(scores)
 
 
+def last_line(metrics: Metrics, total: int) -> str:
+    """The line with which a run ends. Raises TrainError, which names the log, where that lacks the evaluation."""
+    scores = average_precision.scores_at(metrics.rows, total)
+    if scores is None:
+        raise TrainError(f"{metrics.path} has no evaluation of step {total}")
+    return average_precision.ap_line(scores)
+
+
 def use_compilation_cache(config: Config, folder: Path) -> None:
     """Keeps compiled programs in a folder, so that a resumed run does not compile them again."""
     choice = config.run.compilation_cache
     if choice != "off":
-        cache = command.path(choice) if choice else (folder / ".cache").resolve()
+        cache = command.path(choice) if choice else command.real(folder / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

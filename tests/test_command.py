@@ -1,5 +1,6 @@
 """Exit codes and one-line errors of the command shell."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def test_success_and_explicit_codes(capsys):
     [
         (ValueError("a.json: key 'b'\n  is missing"), 1, "a.json: key 'b' is missing"),
         (FileNotFoundError(2, "No such file or directory", "/a/b"), 1, "/a/b: No such file or directory"),
+        (FileNotFoundError(2, "No such file or directory", "a\nb"), 1, "a b: No such file or directory"),
+        (ValueError("caf\udce9.jpg \x1b[2J"), 1, r"caf\udce9.jpg \x1b[2J"),
         (OSError("disk full"), 1, "disk full"),
         (command.UsageError("give --x"), 2, "give --x"),
         (KeyError("flag"), 2, "'flag'"),
@@ -51,6 +54,13 @@ def test_an_error_is_one_line(capsys, error, code, text):
     out = capsys.readouterr()
     assert out.err == f"error: {text}\n"
     assert out.out == ""
+
+
+def test_a_name_that_a_terminal_cannot_show_ends_no_command(monkeypatch):
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="latin-1"))
+    assert exit_code(lambda: print("\u87ba caf\udce9 \u00e9")) == 0
+    assert stream.getvalue() == b"\\u87ba caf\\udce9 \xe9\n"
 
 
 def test_debug_lets_the_traceback_through(monkeypatch):
@@ -164,6 +174,7 @@ if sys.argv[1] == "imports":
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         pass
+    print("the imports go on", flush=True)
 command.run(main)
 """
 

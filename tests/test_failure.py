@@ -96,6 +96,13 @@ def test_a_damaged_dump_is_named(tmp_path: Path) -> None:
         _dump(tmp_path, **change)
         with pytest.raises(failure.FailureError, match=rf"batch_0-of-1\.npz has no {next(iter(change))} with"):
             failure.load_batch(tmp_path)
+    wrong = {"images": (np.zeros((2, 8, 8, 3)), "images are float64"), "mask": (np.zeros((2, 3)), "mask are float64")}
+    wrong |= {"boxes": (np.zeros((2, 3, 5)), r"boxes have the shape \(2, 3, 5\), not \(2, 3, 4\)")}
+    wrong |= {"crowd": (np.zeros((2, 2), bool), "crowd have the shape")}
+    for name, (array, message) in wrong.items():
+        _dump(tmp_path, **{name: array})
+        with pytest.raises(failure.FailureError, match=rf"batch_0-of-1\.npz: {message}"):
+            failure.load_batch(tmp_path)
     _dump(tmp_path)
     (tmp_path / "batch_0-of-1.npz").rename(tmp_path / "batch_x-of-y.npz")
     with pytest.raises(failure.FailureError, match="0 batch files"):

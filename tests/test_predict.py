@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,6 +332,19 @@ def test_every_odd_image_is_drawn_or_named(tmp_path, monkeypatch, capsys):
     assert done | reported == given
     assert not done & reported
     assert reported - cases.EITHER == broken & given
+
+
+def test_names_that_are_long_or_not_utf8(tmp_path, monkeypatch, capsys):
+    names = [os.fsencode("\u87ba" * 80 + ".png"), b"n" * 251 + b".png", b"caf\xe9.png", b"new\nline.png"]
+    for name in names:
+        picture(tmp_path / "in" / os.fsdecode(name))
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "out", tmp_path / "in")
+    assert (code, err) == (0, "")
+    assert out.startswith("4 of 4 images")
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert {os.fsencode(Path(image["file_name"]).name) for image in listed} == set(names)
+    assert all((tmp_path / "out" / image["picture"]).is_file() for image in listed)
+    assert b"/caf\xe9.png," in (tmp_path / "out" / "detections.csv").read_bytes()
 
 
 def test_an_input_without_a_picture_stops_nothing_and_is_said(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,6 +84,7 @@ def test_overrides_reach_the_config(config_file, tmp_path):
         ("--noconfig.run.tensorbord", "did you mean 'tensorboard'"),
         ("--config.run.steps=many", "config.run.steps=many"),
         ("--wrkdir=x", "wrkdir"),
+        ("--config.model.dyhead.task=", "--config.model.dyhead.task= is empty; give an import path"),
         ("more", "'more' is not an option"),
     ],
 )
@@ -109,6 +112,7 @@ def test_wrong_arguments_are_named(argument, message, config_file):
         ("c =", "line 4: SyntaxError"),
         ("import absent_module", "line 4: ModuleNotFoundError"),
         ("return 3", "get_config() returns a int"),
+        ("raise SystemExit(3)", "line 4: SystemExit: 3"),
     ],
 )
 def test_wrong_config_files_are_named(text, message, tmp_path):
@@ -243,6 +247,11 @@ def test_the_last_line_needs_every_number_of_the_last_step():
     ]
     assert average_precision.scores_at(rows, 8) is None
     assert average_precision.scores_at([*rows, {"step": 8} | whole], 8) == dict.fromkeys(average_precision.KEYS, 0.5)
+    log: Any = SimpleNamespace(rows=rows, path="run/metrics.jsonl")
+    with pytest.raises(train.TrainError, match=r"run/metrics\.jsonl has no evaluation of step 8"):
+        train.last_line(log, 8)  # and not `None`
+    log.rows = [*rows, {"step": 8} | whole]
+    assert train.last_line(log, 8).startswith("AP 0.5000 AP50 0.5000")
 
 
 def test_a_wrong_number_of_classes_lists_those_of_the_data(tmp_path):
@@ -428,8 +437,10 @@ def test_a_finished_run_is_trained_longer(runs, tmp_path):
     constant = "--config.optim.schedule=constant"
     code, _, error = runs.finish(tmp_path / "a", constant, "--config.run.steps=4")
     assert code == 0, error
+    (tmp_path / "a" / "metrics.jsonl").unlink()
     code, out, error = runs.finish(tmp_path / "a", constant)
     assert code == 0, error
+    assert f"note: {tmp_path}/a/metrics.jsonl is gone, with the metrics of the steps up to 4" in out
     assert f"note: {STEPS} steps in place of 4; the learning rate is constant" in out
     code, out, error = runs.finish(tmp_path / "b", constant)
     assert code == 0, error

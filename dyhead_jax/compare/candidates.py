@@ -76,7 +76,7 @@ def _read(text: str, common: Sequence[str], workdir: Path, evaluations: int) -> 
     try:
         loaded = flags.load_file(file)
         config = flags.override(copy.deepcopy(loaded), given)
-        ours = _shared(config, given, workdir.resolve(), evaluations)
+        ours = _shared(config, given, command.real(workdir), evaluations)
         config = flags.override(loaded, [*given, *ours])
     except (UsageError, ConfigError) as error:
         raise type(error)(f"{text}: {error}") from error

@@ -37,6 +37,14 @@ class Record:
     loads: list[float] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
 
+    def is_valid(self) -> bool:
+        """Whether all values are of the declared types, as a file may hold others."""
+        numbers = isinstance(self.loads, list) and all(
+            type(number) in (int, float) for number in (self.seconds, self.bytes, *self.loads)
+        )
+        texts = isinstance(self.machine, dict) and all(isinstance(text, str) for text in self.machine.values())
+        return numbers and texts and (self.code is None or type(self.code) is int)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -65,8 +73,11 @@ class Run:
         if not path.is_file():
             return Record()
         try:
-            return Record(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            record = Record(**json.loads(path.read_text()))
+            if not record.is_valid():
+                raise ValueError("a value is of another kind")
+            return record
+        except (ValueError, TypeError, RecursionError) as error:
             raise workdir.WorkdirError(f"{path} is not a record of a run ({error}); remove it") from error
 
     @property

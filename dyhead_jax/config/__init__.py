@@ -22,7 +22,7 @@ from dyhead_jax.config.experiment import Config, ModelConfig, OptimConfig, RunCo
 from dyhead_jax.config.nodes import make_node
 from dyhead_jax.config.pyramid import DyHeadConfig, FPNConfig
 from dyhead_jax.config.serialization import from_json, from_tree, load_file, packages, parse, to_json
-from dyhead_jax.config.validation import unused, validate
+from dyhead_jax.config.validation import unused, validate, validate_stored
 
 __all__ = [
     "ATSSConfig",
@@ -56,4 +56,5 @@ __all__ = [
     "to_json",
     "unused",
     "validate",
+    "validate_stored",
 ]

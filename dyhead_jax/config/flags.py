@@ -109,7 +109,7 @@ def load_file(argument: str) -> Config:
         config = get_config(text) if separator else get_config()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
         raise ConfigError(f"{path}{'' if line is None else f', line {line}'}: {_reason(error)}") from error
@@ -166,7 +166,9 @@ def _set_nodes(config: Config, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, _, path = argument.removeprefix("--config.").partition("=")
         *parents, last = name.removesuffix(".module").split(".")
-        is_node = argument.startswith("--config.") and path and _holds_node(config, parents, last)
+        is_node = argument.startswith("--config.") and "=" in argument and _holds_node(config, parents, last)
+        if is_node and not path:
+            raise UsageError(f"{argument} is empty; give an import path, as in mine:MyClass")
         (node_arguments if is_node else rest).append((argument, parents, last, path))
     for argument, parents, last, path in sorted(node_arguments, key=lambda item: len(item[1])):
         node: Any = config
@@ -212,7 +214,7 @@ def _unknown(node: Any, name: str) -> str:
     return f"{kind.__name__} has no field {name!r}{hint}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     match = re.match(r"'(\w+)' object has no attribute '(\w+)'", str(error))
     node = getattr(config, match[1], None) if match else None
     if match and dataclasses.is_dataclass(node):

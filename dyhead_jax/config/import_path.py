@@ -38,6 +38,7 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """The keyword parameters, by name, of a class, a function or a `functools.partial` of one.
 
     For a Linen module these are its fields, without those that Flax adds. The keywords of a partial become defaults.
+    Raises ConfigError for what cannot be called, or does not say how.
     """
     if isinstance(target, partial):
         inner = parameters(target.func)
@@ -45,7 +46,10 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
             name: parameter.replace(default=target.keywords[name]) if name in target.keywords else parameter
             for name, parameter in inner.items()
         }
-    signature = inspect.signature(target).parameters.values()
+    try:
+        signature = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError) as error:  # ValueError: of some that are written in C
+        raise ConfigError(f"{repr(target)[:80]} is not a class or function with named parameters") from error
     named = [p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return {p.name: p for p in named if not (dataclasses.is_dataclass(target) and p.name in _OF_LINEN)}
 

@@ -67,6 +67,8 @@ class Each:
 
 COUNT = Range(1)  # of things that there must be
 NUMBER = Range(0)  # of things that there may be, or a size where 0 is off
+# of layers that are made one by one: a stored config of anybody must not ask for a billion
+LAYERS, SOME_LAYERS = Range(0, 100), Range(1, 100)
 POSITIVE = Range(0, above=True)
 FRACTION = Range(0, 1)
 SEED = Range(0, 2**32 - 1)
@@ -75,7 +77,7 @@ TESTING = {"score_threshold": FRACTION, "nms_threshold": FRACTION, "nms_candidat
 KERNEL = OneOf((1, 3, 5, 7))
 STD = Each(POSITIVE, (4,))
 ATSS: dict[str, Rule] = {
-    "towers": NUMBER,
+    "towers": LAYERS,
     "kernel": KERNEL,
     "anchor_scale": POSITIVE,
     "center_offset": FRACTION,
@@ -137,12 +139,13 @@ RANGES: dict[str, dict[str, Rule]] = {
     "EfficientNetLiteConfig": {"frozen_stages": Range(-1, 7)},
     "SwinConfig": {
         **dict.fromkeys(("features", "window", "position_size"), COUNT),
-        **dict.fromkeys(("depths", "heads"), Each(COUNT, least=1)),
+        "depths": Each(SOME_LAYERS, least=1),
+        "heads": Each(COUNT, least=1),
         "drop_path": Range(0, 1, below=True),
         "frozen_stages": Range(-1),
     },
-    "FPNConfig": {"features": COUNT, "start": NUMBER, "levels": COUNT},
-    "DyHeadConfig": {"num_blocks": NUMBER, "features": COUNT, "norm_groups": COUNT, "norm_scale": POSITIVE},
+    "FPNConfig": {"features": COUNT, "start": LAYERS, "levels": SOME_LAYERS},
+    "DyHeadConfig": {"num_blocks": LAYERS, "features": COUNT, "norm_groups": COUNT, "norm_scale": POSITIVE},
     "dyhead_jax.dyhead.task:TaskAttention": {"reduction": COUNT},
     "dyhead_jax.variants.paper_block:PaperBlock": {"reduction": COUNT},
     "dyhead_jax.variants.dcn_v4:DCNv3": {"group_features": COUNT},
@@ -150,14 +153,14 @@ RANGES: dict[str, dict[str, Rule]] = {
     "dyhead_jax.variants.ms_deform:MultiScaleDeformable": {"heads": COUNT, "points": COUNT},
     "dyhead_jax.variants.selective_kernel:SelectiveKernel": {"reduction": COUNT, "smallest": COUNT},
     "dyhead_jax.variants.branch_gates:BranchGates": {"reduction": COUNT},
-    "dyhead_jax.variants.task_decomposition:TaskDecomposition": {"layers": COUNT, "reduction": COUNT},
+    "dyhead_jax.variants.task_decomposition:TaskDecomposition": {"layers": SOME_LAYERS, "reduction": COUNT},
     "ATSSConfig": ATSS,
-    "dyhead_jax.detectors.tood:TOOD": ATSS | {"norm_groups": COUNT, "layers": COUNT, "reduction": COUNT},
+    "dyhead_jax.detectors.tood:TOOD": ATSS | {"norm_groups": COUNT, "layers": SOME_LAYERS, "reduction": COUNT},
     "RetinaNetConfig": {
-        "towers": NUMBER,
+        "towers": LAYERS,
         "kernel": KERNEL,
         "anchor_base": POSITIVE,
-        "octaves": COUNT,
+        "octaves": SOME_LAYERS,
         "ratios": Each(POSITIVE, least=1),
         **dict.fromkeys(("center_offset", "positive_iou", "negative_iou", "min_positive_iou"), FRACTION),
         "box_std": STD,
@@ -165,13 +168,15 @@ RANGES: dict[str, dict[str, Rule]] = {
         **TESTING,
     },
     "FCOSConfig": {
-        **dict.fromkeys(("towers", "norm_groups", "center_radius", "box_loss_weight"), NUMBER),
+        "towers": LAYERS,
+        **dict.fromkeys(("norm_groups", "center_radius", "box_loss_weight"), NUMBER),
         "kernel": KERNEL,
         "level_limits": Each(POSITIVE),
         **TESTING,
     },
     "RepPointsConfig": {
-        **dict.fromkeys(("towers", "norm_groups", "grid_start", "offset_gradient", "moment_gradient"), NUMBER),
+        "towers": LAYERS,
+        **dict.fromkeys(("norm_groups", "grid_start", "offset_gradient", "moment_gradient"), NUMBER),
         **dict.fromkeys(("point_scale", "smooth_beta"), POSITIVE),
         "positive_number": COUNT,
         **dict.fromkeys(("positive_iou", "negative_iou", "min_positive_iou"), FRACTION),
@@ -184,15 +189,16 @@ RANGES: dict[str, dict[str, Rule]] = {
         **dict.fromkeys(("center_offset", "rpn_positive", "rpn_negative", "rpn_min_positive"), FRACTION),
         **dict.fromkeys(("rpn_positive_fraction", "rpn_nms_threshold", "roi_positive"), FRACTION),
         "roi_positive_fraction": FRACTION,
-        **dict.fromkeys(("rpn_convs", "rpn_features", "rpn_samples", "roi_samples", "roi_levels", "roi_size"), COUNT),
-        **dict.fromkeys(("layers", "fc_features"), COUNT),
+        **dict.fromkeys(("rpn_convs", "roi_levels", "layers"), SOME_LAYERS),
+        **dict.fromkeys(("rpn_features", "rpn_samples", "roi_samples", "roi_size", "fc_features"), COUNT),
         "roi_sampling_ratio": NUMBER,
         **dict.fromkeys(("proposals_before", "proposals"), PAIR),
         **dict.fromkeys(("box_std", "rpn_box_std"), STD),
         **TESTING,
     },
     "BorderDetConfig": {
-        **dict.fromkeys(("towers", "norm_groups", "center_radius"), NUMBER),
+        "towers": LAYERS,
+        **dict.fromkeys(("norm_groups", "center_radius"), NUMBER),
         "kernel": KERNEL,
         **dict.fromkeys(("center_offset", "border_iou"), FRACTION),
         **dict.fromkeys(("border_class_features", "border_box_features", "pool_size"), COUNT),

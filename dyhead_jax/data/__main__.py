@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace) -> int:
             drawn = list(check.draw(result, options.out, name, options.count))
             print(f"  {len(drawn)} pictures of them in {options.out}")
         for error in result.errors[:_LINES]:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {command.one_line(error)}", file=sys.stderr)
         if len(result.errors) > _LINES:
             print(f"error: {len(result.errors) - _LINES} more errors in {name}", file=sys.stderr)
         errors, doubtful = errors + len(result.errors), doubtful + len(result.doubtful)
@@ -161,7 +161,7 @@ def _about(name: str, result: "check.Checked") -> Iterator[str]:
     yield "  boxes by class: " + ", ".join(f"{own} {count}" for own, count in pairs)
     yield f"  {len(result.doubtful)} doubtful images"
     for row in itertools.islice(result.doubtful, _LINES):
-        yield f"    {index.file_names[row]}: {result.doubtful[row]}"
+        yield f"    {command.one_line(index.file_names[row])}: {result.doubtful[row]}"
     if len(result.doubtful) > _LINES:
         yield f"    and {len(result.doubtful) - _LINES} more"
 

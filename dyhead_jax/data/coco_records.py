@@ -104,7 +104,7 @@ class CocoRecords(CocoSource):
         information = (directory / "dataset_info.json").read_bytes()
         shards = [(path.name, path.stat()) for path in sorted(directory.glob(f"*-{_SPLITS[name]}.*"))]
         stamps = [(shard, status.st_size, status.st_mtime_ns) for shard, status in shards]
-        digest = hashlib.sha256(f"{directory.resolve()} {name} {stamps}".encode() + information).hexdigest()[:12]
+        digest = hashlib.sha256(f"{command.real(directory)} {name} {stamps}".encode() + information).hexdigest()[:12]
         kept = self._workdir / "data" / f"records-{name}-{digest}.npz"
         if not kept.exists():
             content = scan(directory, _SPLITS[name])

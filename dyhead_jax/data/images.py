@@ -56,7 +56,12 @@ def open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         os.close(file)
         raise DataError(f"{path} is a pipe, socket or device, not a file")
-    return os.fdopen(file, "rb")
+    try:
+        return os.fdopen(file, "rb")
+    except IsADirectoryError as error:
+        os.close(file)
+        error.filename = str(path)  # in the place of the descriptor's number
+        raise
 
 
 def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:

@@ -1,6 +1,8 @@
 """JSON files that others wrote: their content, or one error that names the file."""
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ LARGEST = 1e9  # of a coordinate or an area in pixels; a larger one is a mistake
 def read_json(path: Path) -> Any:
     """The content of a JSON file in UTF-8, with or without a byte order mark.
 
-    Raises DataError, which names the file, when it is missing or cannot be read, and for what is not JSON or not of a
-    size that Python reads: nested a thousand times, or an integer of 4,300 digits.
+    Raises DataError, which names the file, when it is missing or cannot be read, for an object that has a key twice, of
+    which Python would keep the last, and for what is not JSON or not of a size that Python reads: nested a thousand
+    times, or an integer of 4,300 digits.
     """
+    if path.is_fifo() and os.path.exists(os.path.realpath(path)):  # one of a shell's <(...) has no name, and an end
+        raise DataError(f"{path} is a pipe, not a file")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except OSError as error:
@@ -25,6 +30,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {twice[:60]!r} twice")
+    return found
 
 
 def is_number(value: Any, largest: float = LARGEST) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from dyhead_jax import command, detectors
-from dyhead_jax.config import Config, from_tree
+from dyhead_jax.config import Config, ConfigError, from_tree, validate_stored
 from dyhead_jax.evaluation import exported_folder
 from dyhead_jax.training.steps import init_variables
 from dyhead_jax.weights import finite
@@ -40,8 +40,7 @@ def load_for_inference(source: str | Path, step: int | None = None, *, trust: Se
     if step is not None:
         raise exported_folder.ExportedFolderError(f"{folder} is an exported model without steps; leave out step {step}")
     exported = exported_folder.read(folder, trust)
-    model = detectors.build(exported.config.model)
-    like = _shapes(model, exported.config)
+    model, like = _build(exported.config, str(folder / exported_folder.CONFIG))
     return InferenceModel(
         config=exported.config,
         model=model,
@@ -77,8 +76,8 @@ def _load_step(checkpoints: Any, step: int, trust: Sequence[str]) -> InferenceMo
     if missing:
         raise CheckpointError(f"{where} has no {', '.join(missing)}")
     config = from_tree(meta["config"], where, trust=trust)
-    model = detectors.build(config.model)
-    variables = checkpoints.variables(step, _shapes(model, config), average=config.optim.ema > 0)
+    model, like = _build(config, where)
+    variables = checkpoints.variables(step, like, average=config.optim.ema > 0)
     finite.check(variables, str(checkpoints.folder / str(step)))
     return InferenceModel(
         config=config,
@@ -90,5 +89,12 @@ def _load_step(checkpoints: Any, step: int, trust: Sequence[str]) -> InferenceMo
     )
 
 
-def _shapes(model: Any, config: Config) -> Any:
-    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))
+def _build(config: Config, where: str) -> tuple[Any, Any]:
+    """The model of a stored config, and the shapes of its variables. Raises ConfigError, which begins with `where`."""
+    validate_stored(config, where)
+    try:
+        model = detectors.build(config.model)
+        return model, jax.eval_shape(lambda: init_variables(model, jax.random.key(0), config.data.canvases[0]))
+    except Exception as error:  # of numbers that do not fit each other, or of a fork's module
+        reason = f"{type(error).__name__}: {command.one_line(error)[:300]}"
+        raise ConfigError(f"{where}: its model cannot be built: {reason} (--debug shows where)") from error

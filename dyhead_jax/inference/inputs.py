@@ -62,8 +62,8 @@ def find(inputs: Iterable[str | Path]) -> Inputs:
             where = "matches no picture" if pattern else "no image in this folder"
             empty.append(f"{item}: {where} ({', '.join(suffixes)})")
         for path in chosen:
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
+            if command.real(path) not in seen:
+                seen.add(command.real(path))
                 found.paths.append(path)
     if empty and not found.paths:
         others = "".join(f"; left out: {number} {kind}" for kind, number in found.left_out.items())

@@ -6,41 +6,47 @@ Coordinates: bbox is (x, y, width, height), the table has x1, y1, x2, y2; pixels
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.files import write_atomic
 from dyhead_jax.inference.inputs import LISTING, PredictError, drawn_before, is_listed, is_video
 from dyhead_jax.inference.objects import FoundObjects
 
 WRITTEN = ("detections.json", "detections.csv", LISTING)
+LONGEST_STEM = 230  # bytes of an input's name that its picture's name has; file systems allow 255 in all
 COLUMNS = ("file_name", "frame", "image_id", "category_id", "name", "score", "x1", "y1", "x2", "y2")
 
 
 def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
     """The name of each input's picture or video in `folder`: <stem>_boxes.jpg or .mp4, with a number added if an
-    earlier one or an input file has that name, or a file there that no prediction drew."""
-    taken = {str(path.resolve()).casefold() for path in paths}
+    earlier one or an input file has that name, or a file there that no prediction drew. Long stems are cut."""
+    taken = {str(command.real(path)).casefold() for path in paths}
     drawn = drawn_before(folder)
     names = []
     for path in paths:
         suffix = ".mp4" if is_video(path) else ".jpg"
-        number, name = 1, f"{path.stem}_boxes{suffix}"
-        while str((folder / name).resolve()).casefold() in taken or (name not in drawn and (folder / name).exists()):
+        stem = path.stem
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
+        number, name = 1, f"{stem}_boxes{suffix}"
+        while str(command.real(folder / name)).casefold() in taken or (name not in drawn and (folder / name).exists()):
             number += 1
-            name = f"{path.stem}_boxes_{number}{suffix}"
-        taken.add(str((folder / name).resolve()).casefold())
+            name = f"{stem}_boxes_{number}{suffix}"
+        taken.add(str(command.real(folder / name)).casefold())
         names.append(name)
     return names
 
 
 def check_writable(paths: Sequence[Path], folder: Path) -> None:
     """Raises PredictError where a file that `Results.write` writes is an input, or there and not of a prediction."""
-    inputs = {path.resolve() for path in paths}
+    inputs = {command.real(path) for path in paths}
     for name in WRITTEN:
-        if (folder / name).resolve() in inputs:
+        if command.real(folder / name) in inputs:
             raise PredictError(f"{folder / name}: is an input file and would be overwritten; give another folder")
         if (folder / name).exists() and not is_listed(folder):
             raise PredictError(f"{folder / name}: exists and is not of a prediction; give another folder")
@@ -96,5 +102,6 @@ class Results:
             "pictures": sorted(written | earlier),
         }
         write_atomic(folder / "detections.json", json.dumps(self.results).encode())
-        write_atomic(folder / "detections.csv", table.getvalue().encode())
+        # names that are not UTF-8 become the bytes that they are
+        write_atomic(folder / "detections.csv", table.getvalue().encode("utf-8", "surrogateescape"))
         write_atomic(folder / LISTING, json.dumps(listing, indent=1).encode())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dyhead_jax import command
 from dyhead_jax.evaluation.trained_model import InferenceModel
 from dyhead_jax.files import write_atomic
 from dyhead_jax.inference.model import Model
@@ -46,7 +47,7 @@ def write(
 
     pictures = {picture.name: picture.png for part in parts for picture in part.pictures}
     for name in (PAGE, *pictures):
-        if (out / name).resolve() == source.resolve():
+        if command.real(out / name) == command.real(source):
             raise RecordError(f"{out / name}: is the input and would be overwritten; give another folder")
     facts = [
         f"{width} x {height} pixels; the network sees {record.size[1]} x {record.size[0]}."

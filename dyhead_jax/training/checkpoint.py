@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSave
 
-from dyhead_jax.command import one_line
+from dyhead_jax.command import one_line, real
 from dyhead_jax.config import Config, to_json
 from dyhead_jax.training import digests, stored
 from dyhead_jax.training.steps import TrainState
@@ -47,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, max_to_keep: int = 3, read_only: bool = False):
-        self.folder = Path(folder).resolve()
+        self.folder = real(Path(folder))
         stored.check_name(self.folder)
         self._keep = max_to_keep
         self._scores: dict[int, float | None] = {}

@@ -86,5 +86,5 @@ def _holder(number: int) -> str:
     try:
         found = json.loads(os.pread(number, 1000, 0))
         return f"process {int(found['process'])} on {found['host']}"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "a process that has not written its name yet"

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dyhead_jax.data.images import read_file
 from dyhead_jax.files import atomic, naming, write_atomic
 from dyhead_jax.training.trackers import Tracker
 
@@ -21,12 +22,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl as dicts, in file order; [] if there is no such file.
 
     A half-written last line, left by a killed run, is dropped. Raises ReportError for any other line that is not a JSON
-    object with an integer `step`.
+    object of numbers and null with an integer `step`, and DataError for a pipe.
     """
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_file(path).split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -34,12 +35,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             whole = isinstance(row, dict) and type(row.get("step")) is int
-        except ValueError:
+            whole = whole and all(value is None or type(value) in (int, float) for value in row.values())
+        except (ValueError, RecursionError):
             whole = False
         if whole:
             rows.append(row)
         elif number < len(lines):  # a newline follows, so the line was not cut off by a kill
-            raise ReportError(f"{path}, line {number}: not a JSON object with an integer 'step'")
+            raise ReportError(f"{path}, line {number}: not a JSON object of numbers with an integer 'step'")
     return rows
 
 

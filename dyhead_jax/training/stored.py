@@ -58,7 +58,7 @@ def verify(where: Path) -> None:
     for path in sorted((where / "data").glob("process_*.json")):
         try:
             position = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedError(f"{path} is not JSON: {one_line(error)}") from error
         changed = path.name.startswith("process_0-") and written.get("position") != digests.of_json(position)
         step = position.get("step") if isinstance(position, dict) else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dyhead_jax.config import RunConfig
+from dyhead_jax.data.images import read_file
 from dyhead_jax.files import write_atomic
 
 PROJECT = "dyhead_jax"  # of Weights & Biases; the experiment of MLflow
@@ -144,9 +145,9 @@ def _known(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(read_file(path))
         return {str(key): str(value) for key, value in known.items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:  # a ValueError for a pipe too
         raise TrackerError(f"{path} is broken; remove it to start new records") from error
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dyhead_jax import command
 from dyhead_jax.config import Config, from_json, load_file, packages, to_json
 from dyhead_jax.files import write_atomic
 from dyhead_jax.training.stored import check_name, steps_in
@@ -52,7 +53,7 @@ def check(workdir: Path, config: Config) -> int | None:
     one in which checkpoints cannot be read again. Writes nothing.
     """
     path, saved = workdir / "config.json", workdir / "checkpoints"
-    check_name(saved.resolve())
+    check_name(command.real(saved))
     if not path.exists():
         taken = [name for name in ("checkpoints", "metrics.jsonl") if (workdir / name).exists()]
         if taken:
@@ -79,7 +80,7 @@ def claim(workdir: Path, config: Config) -> None:
     """Creates the folder and writes its config.json; says so if that of an earlier try is replaced."""
     workdir.mkdir(parents=True, exist_ok=True)
     path, content = workdir / "config.json", (to_json(config) + "\n").encode()
-    if not steps_in(workdir / "checkpoints") and path.exists() and path.read_bytes() != content:
+    if not steps_in(workdir / "checkpoints") and path.is_file() and path.read_bytes() != content:
         print(f"note: {path} is replaced; the run that wrote it has saved nothing")
     write_atomic(path, content)
 

@@ -72,6 +72,8 @@ def without_module(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _open(path: Path) -> BinaryIO:
+    if path.is_fifo():
+        raise TorchFileError("a pipe, not a file")
     try:
         return path.open("rb")
     except OSError as error:

@@ -120,9 +120,10 @@ def test_a_config_that_was_edited_on_the_way_is_noticed(tmp_path):
 
 def test_a_broken_record_is_named(tmp_path):
     Trainer().go(tmp_path)
-    (tmp_path / "a" / "seed0.json").write_text("{")
-    with pytest.raises(WorkdirError, match=r"seed0\.json is not a record of a run"):
-        Trainer().go(tmp_path)
+    for text in ("{", '{"code": "0"}', '{"seconds": null}', '{"loads": 3}', '{"machine": {"a": 1}}', "[" * 100_000):
+        (tmp_path / "a" / "seed0.json").write_text(text)
+        with pytest.raises(WorkdirError, match=r"seed0\.json is not a record of a run"):
+            Trainer().go(tmp_path)
 
 
 def test_the_last_whole_line_of_a_file(tmp_path):

@@ -74,6 +74,8 @@ def test_what_does_not_fit_is_named():
         f"{HERE}:Absent": "has no 'Absent'",
         "no_such_module:X": "no module named 'no_such_module'",
         "plain": "not of the form",
+        "dyhead_jax:__doc__": "is not a class or function with named parameters",
+        "builtins:dict": "is not a class or function with named parameters",
     }.items():
         with pytest.raises(configs.ConfigError, match=message):
             nodes.make_node(value)

@@ -127,12 +127,12 @@ def test_an_implementation_that_is_none_is_named():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("model.neck.levels=0", "config.model.neck.levels is 0; it must be at least 1"),
+        ("model.neck.levels=0", "config.model.neck.levels is 0; it must be from 1 to 100"),
         ("data.flip=50", "config.data.flip is 50.0; it must be from 0 to 1"),
         ("model.pixel_std=0,0,0", "config.model.pixel_std is (0, 0, 0); it must be 3 values, each above 0"),
         ("optim.warmup_steps=-5", "config.optim.warmup_steps is -5; it must be at least 0"),
         ("data.workers=-1", "config.data.workers is -1; it must be at least 0"),
-        ("model.dyhead.num_blocks=-1", "config.model.dyhead.num_blocks is -1; it must be at least 0"),
+        ("model.dyhead.num_blocks=-1", "config.model.dyhead.num_blocks is -1; it must be from 0 to 100"),
         ("model.head.score_threshold=5", "config.model.head.score_threshold is 5.0; it must be from 0 to 1"),
         ("seed=-1", "config.seed is -1; it must be from 0 to 4294967295"),
         ("optim.learning_rate=nan", "config.optim.learning_rate is nan; it must be above 0"),

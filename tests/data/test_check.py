@@ -1,6 +1,7 @@
 """`python -m dyhead_jax.data check`: every fault of a folder at once, what is not taken as it stands, and pictures."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,6 +93,19 @@ def test_turned_and_scaled_pictures_are_doubtful(
     assert "a.jpg: turned upright" in out
     assert "b.jpg: boxes scaled by 0.5" in out
     assert pictures.read(tmp_path / "drawn" / "train_000000.png").shape == (96, 64, 3)
+
+
+def test_a_name_with_a_line_break_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo_sets.voc(tmp_path)
+    (tmp_path / "JPEGImages" / "empty.png").write_bytes(b"")
+    for path in (tmp_path / "JPEGImages" / "empty.png", tmp_path / "Annotations" / "empty.xml"):
+        path.rename(path.with_name(f"two\nlines{path.suffix}"))
+    shutil.rmtree(tmp_path / "ImageSets")
+    code, _, err = run(monkeypatch, capsys, tmp_path)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"error: {tmp_path}/JPEGImages/two lines.png: empty")
 
 
 def test_faults_of_the_command_line(

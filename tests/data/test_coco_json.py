@@ -90,6 +90,13 @@ def test_faults_name_record_and_key(good: tuple[Path, dict[str, Any]], change: A
         _load(root, content)
 
 
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    """Python keeps the last one: the first list would be lost without a word."""
+    (tmp_path / "x.json").write_text('{"images": [1], "images": [], "annotations": [], "categories": []}')
+    with pytest.raises(DataError, match=r"x\.json is not JSON: an object has the key 'images' twice"):
+        coco_json.read(tmp_path / "x.json")
+
+
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"[" * 100_000, b"", b"null"])
 def test_files_that_hold_something_else(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "x.json"

@@ -8,10 +8,22 @@ import pytest
 
 from dyhead_jax.config import CocoFolderConfig, DataConfig
 from dyhead_jax.data import images
+from dyhead_jax.data.json_file import read_json
 from dyhead_jax.data.layouts import coco, parts, voc, yolo
 from dyhead_jax.data.source import DataError, make_source
 from dyhead_jax.inference import inputs, pictures
 from tests.data.folders import write_split
+
+
+def test_a_named_pipe_in_the_place_of_json_and_one_of_a_shell(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe\.json is a pipe, not a file"):
+        read_json(tmp_path / "pipe.json")
+    reads, writes = os.pipe()  # as of --detections <(zcat found.json.gz)
+    os.write(writes, b"[1]")
+    os.close(writes)
+    assert read_json(Path(f"/dev/fd/{reads}")) == [1]
+    os.close(reads)
 
 
 @pytest.mark.parametrize(

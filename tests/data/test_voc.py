@@ -33,6 +33,9 @@ def test_size_missing_wrong_or_zero(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("<annotation>", "<annotations>", "is not XML: mismatched tag"),
+        ("<annotation>", '<?xml version="1.0" encoding="nonsense"?><annotation>', "is not XML: unknown encoding"),
+        ("<annotation>", '<?xml version="1.0" encoding="shift_jis"?><annotation>', "is not XML: multi-byte encodings"),
+        ("<object>", "<objects><object>", "is not XML: mismatched tag"),
         ("annotation>", "other>", "its root is <other>"),
         ("<name>bolt</name>", "", "object 1 has no <name>"),
         ("bndbox><xmin>2<", "x><xmin>2<", "is not XML"),
@@ -47,6 +50,17 @@ def test_faults_are_named(old: str, new: str, message: str, tmp_path: Path) -> N
     assert old in text
     xml(tmp_path).write_text(text.replace(old, new))
     with pytest.raises(DataError, match=f"Annotations/a b.xml.* {message}"):
+        opened(tmp_path)
+
+
+def test_objects_in_another_place_are_named(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path)
+    text = xml(tmp_path).read_text()
+    first = text.index("<object>")
+    xml(tmp_path).write_text(
+        f"{text[:first]}<objects>{text[first:].replace('</annotation>', '</objects></annotation>')}"
+    )
+    with pytest.raises(DataError, match=r"a b.xml: 2 <object> are not directly below <annotation>"):
         opened(tmp_path)
 
 

@@ -12,6 +12,8 @@ from tests.data.photo_sets import CLASSES, PARTS, Picture
 from tests.data.test_photos import by_name, opened
 
 ONE = {"train": [Picture("a.png", (20, 40), [(4, 2, 20, 12, 1)])], "val": [Picture("b.png", (20, 40), [])]}
+# each anchor is two of the one before: as text it would fill terabytes
+ALIASES = "names: [&a0 [x, x], " + ", ".join(f"&a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)) + "]"
 
 
 def names(root: Path, part: str = "train", **options: object) -> set[str]:
@@ -145,6 +147,12 @@ def test_images_of_both_parts_are_counted(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("names: {0: a, x: b}", "names has the key 'x'"),
+        ("names: {0: a, 00: b}", "names has a class number twice"),
+        ("names: {0: a, 0: b}", "is not YAML: the key '0' is there twice"),
+        ("names: [a]\nnames: [b]", "is not YAML: the key 'names' is there twice"),
+        (ALIASES, "it must be a list of class names"),
+        (f"{ALIASES}\nnames: [a]", "is there twice"),
+        (f"x: {ALIASES.removeprefix('names: ')}\nnames: [a]\nval: *a39", "val is .* it must be a folder"),
         ("names: a", "names is 'a'; it must be a list"),
         ("names: []", "it must be a list of class names"),
         ("names: [a, b]\nnc: 3", "nc is 3, but there are 2 names"),
@@ -158,6 +166,13 @@ def test_faulty_data_yaml(content: str, message: str, tmp_path: Path) -> None:
     (root / "data.yaml").write_text(f"train: images/train\n{content}\n")
     with pytest.raises(DataError, match=f"data.yaml.* {message}"):
         opened(root)
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    """A name may have what `str.splitlines` takes for the end of a line: it must not count as two classes."""
+    root = photo_sets.yolo(tmp_path, ONE, yaml=None)
+    (root / "classes.txt").write_bytes("a\u2028a\r\nb\x0bb\rc\x85c\n".encode())
+    assert opened(root).class_names == ("a\u2028a", "b\x0bb", "c\x85c")
 
 
 def test_names_stay_text_and_tags_do_nothing(tmp_path: Path) -> None:

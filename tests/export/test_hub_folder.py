@@ -139,6 +139,16 @@ def hostile(module, **options):
         (lambda c: c.update(model_type="resnet"), "is not of a model of dyhead_jax"),
         (lambda c: c.update(dyhead_jax_format=9), "dyhead_jax_format 9; known is 1"),
         (lambda c: c["dyhead_jax"]["model"].update(mean=1), "ModelConfig has no field mean"),
+        (
+            lambda c: c["dyhead_jax"]["model"].update(pixel_std=[1, 2]),
+            r"config\.json: config\.model\.pixel_std is \(1, 2\)",
+        ),
+        (lambda c: c["dyhead_jax"]["data"].update(canvases=[]), r"config\.json: config\.data\.canvases is \(\)"),
+        (
+            lambda c: c["dyhead_jax"]["model"]["dyhead"].update(norm_groups=3),
+            r"config\.json: its model cannot be built",
+        ),
+        (lambda c: c["dyhead_jax"]["model"]["dyhead"].update(num_blocks=10**9), "num_blocks is 1000000000; it must be"),
         (hostile("os:system", command="touch owned"), "names 'os:system', of the package 'os'"),
         (hostile("subprocess:run", args="touch owned", shell=True), "names 'subprocess:run'"),
         (hostile("dyhead_jax.files:write_atomic", path="owned"), "write_atomic', which is no part of a detector"),

@@ -37,6 +37,14 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
+def test_a_lock_file_with_anything_in_it_is_no_traceback(tmp_path):
+    with lock.held(tmp_path):
+        for content in (b"[" * 1000, b"\xff", b"[]", b"{}", b""):
+            (tmp_path / lock.FILE).write_bytes(content)
+            with pytest.raises(lock.LockError, match="another run is going on there: a process that has not written"):
+                lock.held(tmp_path).__enter__()
+
+
 def test_a_folder_into_which_nothing_came_is_removed(tmp_path):
     with lock.held(tmp_path / "a" / "run"):
         pass

@@ -59,7 +59,11 @@ def test_a_last_line_without_its_newline_is_kept(tmp_path):
     assert [row["a"] for row in lines(path)] == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize("broken", ["not json", "[1]", '{"a": 1}', '{"step": "1"}', '{"step": 1.5}'])
+@pytest.mark.parametrize(
+    "broken",
+    ["not json", "[1]", '{"a": 1}', '{"step": "1"}', '{"step": 1.5}', '{"step": 1, "a": "b"}', "[" * 100_000],
+    ids=lambda text: text[:20],
+)
 def test_a_broken_line_in_the_middle_is_an_error_and_stays(tmp_path, broken):
     path = tmp_path / "metrics.jsonl"
     text = '{"step": 1}\n' + broken + '\n{"step": 2}\n'
@@ -67,6 +71,13 @@ def test_a_broken_line_in_the_middle_is_an_error_and_stays(tmp_path, broken):
     with pytest.raises(metrics_file.ReportError, match=r"metrics\.jsonl, line 2"):
         metrics_file.Metrics(path, resume_step=2)
     assert path.read_text() == text
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "caf\xe9": 1}\n{"step": 3}\n')
+    with pytest.raises(metrics_file.ReportError, match=r"metrics\.jsonl, line 2"):
+        metrics_file.read_metrics(path)
 
 
 def test_curves_draw_gaps_single_points_and_nothing(tmp_path):

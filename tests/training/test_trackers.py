@@ -73,10 +73,13 @@ def test_an_absent_program_names_its_extra(name, module, tmp_path, monkeypatch):
 
 
 def test_a_broken_list_of_records_is_named(tmp_path, monkeypatch):
-    (tmp_path / "trackers.json").write_text("[]")
+    path = tmp_path / "trackers.json"
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace())
-    with pytest.raises(trackers.TrackerError, match=r"trackers\.json is broken"):
-        trackers.open_trackers(RunConfig(wandb=True), tmp_path, 0, {})
+    for make in (lambda: path.write_text("[]"), lambda: path.write_text("[" * 100_000), lambda: os.mkfifo(path)):
+        path.unlink(missing_ok=True)
+        make()
+        with pytest.raises(trackers.TrackerError, match=r"trackers\.json is broken"):
+            trackers.open_trackers(RunConfig(wandb=True), tmp_path, 0, {})
 
 
 @pytest.mark.long

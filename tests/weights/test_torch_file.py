@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import os
 import pickle
 import tracemalloc
 import zipfile
@@ -272,3 +273,6 @@ def test_missing_file_and_folder(tmp_path):
         read(tmp_path / "no.pth")
     with pytest.raises(TorchFileError, match="directory"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(TorchFileError, match=r"pipe\.pth: a pipe, not a file"):
+        read(tmp_path / "pipe.pth")

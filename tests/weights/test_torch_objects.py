@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -148,6 +149,20 @@ def test_nested_tuples_take_no_time(body, tmp_path):
         with pytest.raises(TorchFileError, match=r"a\.pkl") as caught:
             read_checkpoint(path, key)
         assert len(str(caught.value)) < 600
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("where", ["size", "stride", "offset"])
+def test_nested_sizes_of_a_stored_tensor_take_no_time(where, tmp_path):
+    """Whose storage is there, so that they are looked at."""
+    plain = {"offset": b"K\x00", "size": b"K\x01\x85", "stride": b"K\x01\x85"} | {where: NESTED}
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x04" + W + TENSOR + STORAGE + b"".join(plain.values()) + b"NtRs.")
+        archive.writestr("archive/data/0", bytes(4))
+    start = time.monotonic()
+    with pytest.raises(TorchFileError, match=r"a\.pth: a tensor whose size or stride is no row of numbers"):
+        read_checkpoint(path)
     assert time.monotonic() - start < 2
 
 

@@ -102,7 +102,9 @@ def _coco(tree: Tree, names: Sequence[str], options: Options) -> Layout:
             " annotations to one"
         )
     files = {name: tree.root / file for name, file in found.items()}
-    return coco.layout(tree.root, files, _folders(options), options.val_fraction)
+    layout = coco.layout(tree.root, files, _folders(options), options.val_fraction)
+    layout.notes += coco.unread(tree, list(found.values()))
+    return layout
 
 
 def _yolo(tree: Tree, options: Options) -> Layout:

@@ -98,6 +98,8 @@ def read(path: Path) -> VocFile:
         raise DataError(f"{path}: its root is <{root.tag}>; in Pascal VOC it is <annotation>")
     boxes = []
     elements = root.findall("object")
+    if (count := sum(1 for _ in root.iter("object"))) > len(elements):
+        raise DataError(f"{path}: {count - len(elements)} <object> are not directly below <annotation>")
     for number, element in enumerate(elements, 1):
         where = f"{path}: object {number}"
         name = (element.findtext("name") or "").strip()
@@ -222,7 +224,9 @@ def _tree(path: Path) -> ElementTree.Element:
         parser.Parse(images.read_file(path), True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except xml.parsers.expat.ExpatError as error:
+    except DataError:
+        raise
+    except (xml.parsers.expat.ExpatError, ValueError, LookupError) as error:  # the last two of encodings
         raise DataError(f"{path} is not XML: {error}") from error
     return builder.close()
 

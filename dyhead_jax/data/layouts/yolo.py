@@ -99,7 +99,8 @@ def read_labels(
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, with any line ends, with or without a byte order mark. Raises DataError."""
     try:
-        return images.read_file(path).decode("utf-8-sig").splitlines()
+        # str.splitlines would divide names at other characters too
+        return re.split("\r\n|\r|\n", images.read_file(path).decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

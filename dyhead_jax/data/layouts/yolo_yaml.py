@@ -1,6 +1,8 @@
 """data.yaml of Ultralytics: names of the classes and where the images of each part are."""
 
 import re
+import reprlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +12,16 @@ from dyhead_jax.data import images
 from dyhead_jax.data.layouts import parts, yolo
 from dyhead_jax.data.layouts.parts import Layout, Tree
 from dyhead_jax.data.source import DataError
+
+
+class _Loader(yaml.BaseLoader):
+    """A loader without any constructors, safer than safe_load, which takes no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key, count in Counter(keys).items() if count > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def candidates(tree: Tree) -> list[str]:
@@ -25,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     text = "\n".join(yolo.read_lines(path))
     try:
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # a loader without any constructors, safer than safe_load
+        content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}
@@ -45,7 +57,7 @@ def layout(tree: Tree, path: Path, val_fraction: float) -> Layout:
         entries = content.get(part) or []
         entries = [entries] if isinstance(entries, str) else entries
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            raise DataError(f"{path}: {part} is {str(entries)[:60]!r}; it must be a folder, a .txt or a list of them")
+            raise DataError(f"{path}: {part} is {_shown(entries)}; it must be a folder, a .txt or a list of them")
         if entries and (part != "test" or "val" not in found):
             names = [name for entry in entries for name in _images(tree, path, content, part, entry, notes)]
             found[part] = list(dict.fromkeys(names))
@@ -67,12 +79,22 @@ def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{path}: names is {str(names)[:60]!r}; it must be a list of class names, or a mapping to them")
+        raise DataError(f"{path}: names is {_shown(names)}; it must be a list of class names, or a mapping to them")
     if wrong := [key for key in names if not (isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key))]:
-        raise DataError(f"{path}: names has the key {wrong[0][:60]!r}; keys are class numbers from 0")
+        raise DataError(f"{path}: names has the key {_shown(wrong[0])}; keys are class numbers from 0")
     if content.get("nc", str(len(names))) != str(len(names)):
         raise DataError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
-    return dict(sorted((int(key), name) for key, name in names.items()))
+    numbers = sorted((int(key), name) for key, name in names.items())
+    if len(dict(numbers)) < len(numbers):
+        raise DataError(f"{path}: names has a class number twice")
+    return dict(numbers)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it; by aliases a few lines may stand for more than can be printed."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 2, 4, 4
+    return short.repr(value)[:60]
 
 
 def _images(tree: Tree, path: Path, content: dict[str, Any], part: str, entry: str, notes: list[str]) -> list[str]:
