@@ -53,6 +53,13 @@ def test_faults_are_named(old: str, new: str, message: str, tmp_path: Path) -> N
         opened(tmp_path)
 
 
+def test_xml_files_that_are_not_read_are_said(tmp_path: Path) -> None:
+    photo_sets.voc(tmp_path, lists=False)
+    path = tmp_path / "val" / "v.xml"
+    path.write_text(path.read_text().replace("<annotation>", "<annotatiom>"))
+    assert "XML files that are not read: val/v.xml" in opened(tmp_path).notes
+
+
 def test_objects_in_another_place_are_named(tmp_path: Path) -> None:
     photo_sets.voc(tmp_path)
     text = xml(tmp_path).read_text()

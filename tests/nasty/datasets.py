@@ -236,7 +236,10 @@ def yolo_given(root: Path, out: str) -> tuple[int, int] | str:
 
 def voc_given(root: Path, out: str) -> tuple[int, int] | str:
     boxes = images = 0
+    unread = [name for line in re.findall(r"XML files that are not read: (.*)", out) for name in line.split(", ")]
     for path in root.rglob("*"):
+        if path.relative_to(root).as_posix() in unread:
+            continue
         if path.suffix.lower() == ".xml" and path.is_file() and not path.name.startswith("."):
             images += 1
             try:
@@ -246,11 +249,11 @@ def voc_given(root: Path, out: str) -> tuple[int, int] | str:
             except (ElementTree.ParseError, ValueError, LookupError) as error:
                 if not _said(r"(\d+) XML files are in no list", out):
                     return f"{path.name} cannot be read ({error}), and nothing says so"
-    unread = _said(r"(\d+) XML files are in no list", out)
-    if unread:  # which ones is not said
+    unlisted = _said(r"(\d+) XML files are in no list", out)
+    if unlisted:  # which ones is not said
         kept = [tuple(map(int, found)) for found in _KEPT.findall(out)]
         boxes = sum(part[1] + part[2] for part in kept) + sum(map(int, _LEFT.findall(out)))
-    return images - unread, boxes
+    return images - unlisted, boxes
 
 
 def _said(pattern: str, out: str) -> int:
