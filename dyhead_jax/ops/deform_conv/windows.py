@@ -12,11 +12,9 @@ Axis letters are those of the package's legend (`geometry`).
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dyhead_jax.ops.deform_conv import geometry, leftover, tiles
 from dyhead_jax.ops.deform_conv.geometry import Layout
@@ -111,8 +109,7 @@ def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Ar
     whose products these are; and the slopes of both."""
     floors, near = tiles.in_window(grid, layout, y, x)
     axis_weights, slopes = [], []
-    pixels = np.divmod(np.arange(math.prod(grid.size)), grid.size[1])
-    for points, floor, pixel in zip((y, x), floors, pixels, strict=True):
+    for points, floor, pixel in zip((y, x), floors, tiles.pixels(grid), strict=True):
         floor, fraction = jnp.where(near, floor, 0.0), jnp.where(near, points - jnp.floor(points), 0.0)
         ahead = (
             jnp.asarray(pixel, points.dtype).reshape(1, 1, 1, 1, 1, 1, -1)
