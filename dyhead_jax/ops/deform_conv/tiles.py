@@ -1,7 +1,7 @@
 """An output map cut into square tiles, and around each tile a window of the map that is read: no arithmetic.
 
-A window is the part of the map under its tile and `MARGIN` pixels more on each side (for the kernel's reach and the
-offsets together), so that samples near their tile lie in it. The map is cut into square blocks once, and a window is
+A window is the part of the map under its tile and a margin on each side (for the kernel's reach and the offsets
+together), so that samples near their tile lie in it. The map is cut into square blocks once, and a window is
 made of whole blocks, so that cutting the overlapping windows moves blocks and no single rows. Its pixels are therefore
 ordered block by block. With blocks of 2x2 pixels instead of 8x8, a window of 2x2 blocks would have them in this order:
 
@@ -23,7 +23,7 @@ import numpy as np
 from dyhead_jax.ops.deform_conv.geometry import Layout
 
 TILE = 8  # positions along each side of a tile, and pixels along each side of a block
-MARGIN = 8  # pixels that a window reaches beyond what is under its tile, on each side; whole blocks
+MARGINS = (4, 8)  # pixels that windows reach beyond their tile on each side, ascending; multiples of half a block
 
 
 class Grid(NamedTuple):
@@ -40,15 +40,15 @@ class Grid(NamedTuple):
         return self.span[0] * TILE, self.span[1] * TILE
 
 
-def grid_of(layout: Layout, kernel_size, stride, padding, dilation) -> Grid:
-    """The grid of one map; the other arguments as (along y, along x). Windows lie around the kernel's middle tap."""
+def grid_of(layout: Layout, kernel_size, stride, padding, dilation, margin: int) -> Grid:
+    """The grid of one map; all but the margin as (along y, along x). Windows lie around the kernel's middle tap."""
     middle = [(k - 1) * d // 2 - p for k, d, p in zip(kernel_size, dilation, padding, strict=True)]
-    around = 2 * MARGIN // TILE
+    around = 2 * margin // TILE
     return Grid(
         tiles=(-(-layout.out_height // TILE), -(-layout.out_width // TILE)),
         step=(stride[0], stride[1]),
         span=(stride[0] + around, stride[1] + around),
-        first=(middle[0] - MARGIN, middle[1] - MARGIN),
+        first=(middle[0] - margin, middle[1] - margin),
     )
 
 
@@ -79,12 +79,10 @@ def windows(grid: Grid, x_map: jax.Array, deform_groups: int) -> jax.Array:
     x_map = jax.lax.pad(x_map, jnp.zeros((), x_map.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
     x_map = x_map.reshape(b, blocks[0], TILE, blocks[1], TILE, c).swapaxes(2, 3)
     x_map = x_map.reshape(b, *blocks, TILE * TILE, c)
-    for axis in (2, 1):  # first along x, then along y: a TPU's compiler takes the second one into the product
-        shifted = [
-            jax.lax.slice_in_dim(x_map, i, i + ends[axis - 1], grid.step[axis - 1], axis)
-            for i in range(grid.span[axis - 1])
-        ]
-        x_map = jnp.concatenate(shifted, axis=3)
+    shifted = [
+        x_map[:, i : i + ends[0] : grid.step[0], j : j + ends[1] : grid.step[1]] for i, j in np.ndindex(*grid.span)
+    ]
+    x_map = jnp.concatenate(shifted, axis=3)
     return jnp.moveaxis(x_map.reshape(*x_map.shape[:4], deform_groups, -1), 4, 1)
 
 
