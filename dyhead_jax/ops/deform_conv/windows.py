@@ -38,7 +38,7 @@ def windowed(choices, layouts, groups, deform_groups, maps, y, x, mask, kernel):
         results = []
         for grid, layout, x_map in zip(grids, layouts, maps, strict=True):
             points = [_of_map(layout, v) for v in (y, x, blend)]
-            window, weights, _, _ = _weights(grid, layout, deform_groups, x_map, *points)
+            window, weights, _ = _weights(grid, layout, deform_groups, x_map, *points)
             columns, by_group = _columns(weights, window, groups), _by_group(kernel, groups, window)
             out = _einsum("byxktfc,kcfo->byxtfo", columns, by_group)
             results.append(tiles.from_tiles(layout, out.reshape(*out.shape[:4], -1)))
@@ -111,7 +111,7 @@ def _of_map(layout: Layout, v: jax.Array) -> jax.Array:
 
 def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
     """The gradients of the map, of points (y, x, blend) and of the kernel, float32 or wider, from g (b, p, c_out)."""
-    window, weights, axis_weights, slopes = _weights(grid, layout, deform_groups, x_map, *points)
+    window, weights, distances = _weights(grid, layout, deform_groups, x_map, *points)
     g = g.reshape(g.shape[0], layout.out_height, layout.out_width, groups, -1)
     g = tiles.tiles(grid, g, axis=1)
     d_kernel = _einsum("byxktfc,byxtfo->kcfo", _columns(weights, window, groups), g)
@@ -122,26 +122,25 @@ def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
     cut = functools.partial(tiles.windows, grid, deform_groups=deform_groups)
     (d_map,) = jax.vjp(cut, x_map.astype(d_window.dtype))[1](d_window)
     d_weights = _einsum("bgyxktc,bgyxvc->bgyxktv", d_columns, window)  # of the weights without the mask
-    sums = [axis_weights[0] * axis_weights[1], slopes[0] * axis_weights[1], axis_weights[0] * slopes[1]]
+    (y_weights, x_weights), (y_slopes, x_slopes) = map(_linear, distances), map(_slope, distances)
+    sums = [y_weights * x_weights, y_slopes * x_weights, y_weights * x_slopes]
     sums = [tiles.from_samples(layout, jnp.sum(d_weights * v, axis=-1)).astype(points[2].dtype) for v in sums]
     return d_map, (points[2] * sums[1], points[2] * sums[2], sums[0]), d_kernel.reshape(kernel.shape)
 
 
 def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Array, y: jax.Array, x: jax.Array, blend):
-    """Windows (b, g, y, x, v, c // g); masked weights (b, g, y, x, k, t, v); the linear weights along y and along x
-    whose products these are; and the slopes of both."""
+    """Windows (b, g, y, x, v, c // g); masked weights (b, g, y, x, k, t, v); and the distances, along y and along x, of
+    each pixel of the window from the sample."""
     floors, near = tiles.in_window(grid, layout, y, x)
-    axis_weights, slopes = [], []
+    largest = 1 - 64 * jnp.finfo(y.dtype).eps  # of fractions, so that rounding never moves a sample to another cell
+    distances = []
     for points, floor, pixel in zip((y, x), floors, tiles.pixels(grid), strict=True):
-        floor, fraction = jnp.where(near, floor, 0.0), jnp.where(near, points - jnp.floor(points), 0.0)
-        ahead = (
-            jnp.asarray(pixel, points.dtype).reshape(1, 1, 1, 1, 1, 1, -1)
-            - tiles.by_tile(grid, layout, floor)[..., None]
-        )
-        axis_weights.append(_linear(ahead - tiles.by_tile(grid, layout, fraction)[..., None]))
-        slopes.append(_linear(ahead - 1) - _linear(ahead))  # -1 at the floor pixel, +1 at the next one
-    weights = axis_weights[0] * (axis_weights[1] * tiles.by_tile(grid, layout, blend)[..., None])
-    return tiles.windows(grid, x_map, deform_groups), weights.astype(x_map.dtype), axis_weights, slopes
+        point = floor + jnp.minimum(points - jnp.floor(points), largest)
+        by_tile = tiles.by_tile(grid, layout, jnp.where(near, point, 0.0))[..., None]
+        distances.append(jnp.asarray(pixel, points.dtype).reshape(1, 1, 1, 1, 1, 1, -1) - by_tile)
+    blend = tiles.by_tile(grid, layout, blend)[..., None]
+    weights = _linear(distances[0]) * (_linear(distances[1]) * blend)
+    return tiles.windows(grid, x_map, deform_groups), weights.astype(x_map.dtype), distances
 
 
 def _columns(weights: jax.Array, window: jax.Array, groups: int) -> jax.Array:
@@ -155,6 +154,13 @@ def _linear(distance: jax.Array) -> jax.Array:
     """The linear interpolation weight of a pixel at this distance."""
     # not by comparing and selecting, for which a TPU's compiler estimates more cycles
     return jnp.maximum(0.0, 1 - jnp.abs(distance))
+
+
+def _slope(distance: jax.Array) -> jax.Array:
+    """The derivative of the weight of a pixel at this distance by the sample's coordinate: -1 at the pixel that is the
+    sample's floor, 1 at the next one."""
+    odd = 2 * jnp.ceil(distance) - 1  # -1 and 1 at these two, beyond -2 and 2 at all others
+    return odd * jnp.maximum(0.0, 2 - jnp.abs(odd))
 
 
 def _by_group(kernel: jax.Array, groups: int, like: jax.Array) -> jax.Array:
