@@ -10,7 +10,7 @@ The compiler counts a loop's body once; here each round of the loops over taps c
 unrolled completely; --unroll 3 compiles them unrolled by 3 and extrapolates, which gave a tenth to a fifth less where
 both were tried. A loop whose length depends on the data counts as one round: for "windows" one chunk of positions with
 samples beyond their window, a 64th of all positions. A "+" marks an estimate that leaves out operations whose cost the
-compiler does not know. "windows" decides by the offsets between narrow and wide windows, which multiplies the compiler's
+compiler does not know. "windows" decides by the offsets between narrow and wide windows, which adds to the compiler's
 work and leaves open which of them an estimate is of; --margin compiles it with one of them alone. Takes half an hour on
 two cores that other work shares. Needs libtpu: the extra `tpu`.
 
