@@ -128,7 +128,7 @@ def test_windows_and_what_lies_beyond_them_equal_gathers(setting, spread):
 
 
 def test_only_samples_beyond_the_windows_are_read_again(monkeypatch):
-    """Narrow windows hold offsets of up to 3 pixels, wide ones up to 7; one long offset does not widen them, many do."""
+    """Narrow windows hold offsets of up to 3 pixels, wide ones up to 7; many long offsets widen them, one does not."""
     v = inputs(*SETTINGS[0], h=17, w=18)
     read = leftover.gather.read
     monkeypatch.setattr(leftover.gather, "read", lambda *a: read(*a) * jnp.nan)

@@ -51,12 +51,11 @@ def add(layouts, groups, deform_groups, maps, leftover: Leftover, kernel, out) -
 
 def add_gradients(layouts, groups, deform_groups, maps, leftover: Leftover, kernel, g, sums):
     """Adds the gradients of the leftover samples to `sums`, which is (of each map, (of y, of x, of blend), of the
-    kernel), given the gradient of `out`, g (b, p, c_out)."""
+    kernel), given the gradient of `out`, g (b, p, c_out). That of the kernel is one for each image, (b, *kernel.shape):
+    a sum over images inside the loop would make a sharded batch communicate in every round."""
     dtype, k = maps[0].dtype, len(leftover.y)
-    d_maps, d_points, d_kernel = sums
-    wide = d_kernel.dtype
-    # one sum an image: a sum over images inside the loop would make a sharded batch communicate in every round
-    d_kernels = geometry.zeros(maps[0], (len(g), *kernel.shape), wide)
+    d_maps, d_points, d_kernels = sums
+    wide = d_kernels.dtype
     matrix = kernel.reshape(k, kernel.shape[1], groups, -1).astype(dtype)
 
     def chunk(sums: Any, index: jax.Array, taken: jax.Array) -> Any:
@@ -83,7 +82,7 @@ def add_gradients(layouts, groups, deform_groups, maps, leftover: Leftover, kern
 
     flat = jnp.concatenate([_flat(v) for v in d_points], axis=-1)
     d_maps, flat, d_kernels = _for_chunks(chunk, leftover, (d_maps, flat, d_kernels))
-    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernel + d_kernels.sum(0)
+    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernels
 
 
 def _for_chunks(chunk: Callable[..., Any], leftover: Leftover, carry: Any) -> Any:

@@ -70,13 +70,13 @@ def _backward(choices, layouts, groups, deform_groups, residuals, g):
         return d_maps, d_points, sum(d_kernels[1:], d_kernels[0])
 
     branches = [functools.partial(gradients, grids) for grids in choices]
-    d_maps, (d_y, d_x, d_blend), d_kernel = jax.lax.switch(choice, branches)
-    sums = d_maps, (d_y, d_x, jnp.where(near, d_blend, 0.0)), d_kernel
-    d_maps, (d_y, d_x, d_blend), d_kernel = leftover.add_gradients(
+    d_maps, (d_y, d_x, d_blend), d_kernels = jax.lax.switch(choice, branches)
+    sums = d_maps, (d_y, d_x, jnp.where(near, d_blend, 0.0)), d_kernels
+    d_maps, (d_y, d_x, d_blend), d_kernels = leftover.add_gradients(
         layouts, groups, deform_groups, maps, far, kernel, g, sums
     )
     d_maps = [d.astype(x_map.dtype) for d, x_map in zip(d_maps, maps, strict=True)]
-    return d_maps, d_y, d_x, None if mask is None else d_blend, d_kernel.astype(kernel.dtype)
+    return d_maps, d_y, d_x, None if mask is None else d_blend, d_kernels.sum(axis=0).astype(kernel.dtype)
 
 
 windowed.defvjp(_forward, _backward)
@@ -110,11 +110,12 @@ def _of_map(layout: Layout, v: jax.Array) -> jax.Array:
 
 
 def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
-    """The gradients of the map, of points (y, x, blend) and of the kernel, float32 or wider, from g (b, p, c_out)."""
+    """The gradients of the map, of points (y, x, blend) and of the kernel, one for each image, float32 or wider, from
+    g (b, p, c_out)."""
     window, weights, distances = _weights(grid, layout, deform_groups, x_map, *points)
     g = g.reshape(g.shape[0], layout.out_height, layout.out_width, groups, -1)
     g = tiles.tiles(grid, g, axis=1)
-    d_kernel = _einsum("byxktfc,byxtfo->kcfo", _columns(weights, window, groups), g)
+    d_kernel = _einsum("byxktfc,byxtfo->bkcfo", _columns(weights, window, groups), g)
     d_columns = _einsum("byxtfo,kcfo->byxktfc", g, _by_group(kernel, groups, window)).astype(window.dtype)
     d_columns = jnp.moveaxis(d_columns.reshape(*d_columns.shape[:5], deform_groups, -1), 5, 1)
 
@@ -125,7 +126,7 @@ def _gradients(grid, layout, groups, deform_groups, x_map, points, kernel, g):
     (y_weights, x_weights), (y_slopes, x_slopes) = map(_linear, distances), map(_slope, distances)
     sums = [y_weights * x_weights, y_slopes * x_weights, y_weights * x_slopes]
     sums = [tiles.from_samples(layout, jnp.sum(d_weights * v, axis=-1)).astype(points[2].dtype) for v in sums]
-    return d_map, (points[2] * sums[1], points[2] * sums[2], sums[0]), d_kernel.reshape(kernel.shape)
+    return d_map, (points[2] * sums[1], points[2] * sums[2], sums[0]), d_kernel.reshape(-1, *kernel.shape)
 
 
 def _weights(grid: tiles.Grid, layout: Layout, deform_groups: int, x_map: jax.Array, y: jax.Array, x: jax.Array, blend):
