@@ -10,7 +10,9 @@ The compiler counts a loop's body once; here each round of the loops over taps c
 unrolled completely; --unroll 3 compiles them unrolled by 3 and extrapolates, which gave a tenth to a fifth less where
 both were tried. A loop whose length depends on the data counts as one round: for "windows" one chunk of positions with
 samples beyond their window, a 64th of all positions. A "+" marks an estimate that leaves out operations whose cost the
-compiler does not know. Takes half an hour on two cores that other work shares. Needs libtpu: the extra `tpu`.
+compiler does not know. "windows" decides by the offsets between narrow and wide windows, which adds to the compiler's
+work and leaves open which of them an estimate is of; --margin compiles it with one of them alone. Takes half an hour on
+two cores that other work shares. Needs libtpu: the extra `tpu`.
 
   python -m dyhead_jax.benchmark tpu-forms --write benchmarks/results/tpu_forms_v5e.md
   python -m dyhead_jax.benchmark tpu-forms --part op --size 25x42 --form dense --form windows
@@ -33,7 +35,7 @@ from dyhead_jax.files import write_atomic
 from dyhead_jax.measure import block, tables, tpu
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.timing import MIB, with_gradients
-from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv
+from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS, deform_conv, tiles
 
 # The pyramid of a canvas of 800 x 1344, and the three finest maps of one of 800 x 1216.
 SIZES = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11), (100, 152), (50, 76), (25, 38))
@@ -66,12 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, default=6, help="in the stack (6)")
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--margin", type=int, choices=tiles.MARGINS, help="of windows, pixels (default: decided by data)"
+    )
     parser.add_argument("--unroll", type=int, default=3, choices=(3, 9), help="taps a round (3)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the tables here")
 
 
 def run(options: argparse.Namespace) -> None:
     common.refuse_overrides(options, "tpu-forms")
+    if options.margin:
+        tiles.MARGINS = (options.margin,)
     chip, parts = tpu.Chip(options.topology), options.part or PARTS
     image = "x".join(map(str, options.image))
     lines: list[str] = []

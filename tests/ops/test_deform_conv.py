@@ -127,13 +127,24 @@ def test_windows_and_what_lies_beyond_them_equal_gathers(setting, spread):
         np.testing.assert_allclose(grads[name], expected_grads[name], atol=2e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize(("spread", "reads"), [(1, False), (30, True)])
-def test_only_samples_beyond_the_windows_are_read_again(spread, reads, monkeypatch):
-    v = inputs(*SETTINGS[0], h=37, w=26, spread=spread)
+def test_only_samples_beyond_the_windows_are_read_again(monkeypatch):
+    """Narrow windows hold offsets of up to 3 pixels, wide ones up to 7; many long offsets widen them, one does not."""
+    v = inputs(*SETTINGS[0], h=17, w=18)
     read = leftover.gather.read
     monkeypatch.setattr(leftover.gather, "read", lambda *a: read(*a) * jnp.nan)
     run = jax.jit(lambda v: deform_conv(**v, padding=1, implementation="windows"))
-    assert np.isnan(run(v)).any() == reads
+
+    def is_read(everywhere, at_one_position):
+        offsets = np.full_like(v["offsets"], everywhere)
+        offsets[0, 7, 7] = at_one_position
+        return np.isnan(run(v | {"offsets": offsets})).any()
+
+    assert not is_read(2.9, 2.9)
+    assert is_read(2.9, 4.0)
+    assert not is_read(4.0, 4.0)
+    assert not is_read(6.9, 6.9)
+    assert is_read(6.9, 8.0)
+    assert is_read(8.0, 8.0)
 
 
 @EACH

@@ -18,7 +18,7 @@ Three forms give the same numbers for finite maps. `tap_scan` sums tap by tap ov
 `windows` reads all taps at once, tile by tile, by a matrix product with the window around a tile, and leaves what lies
 beyond to `leftover`. `dispatch` says which form "auto" takes for which map on which backend; `calls` checks the shapes
 and puts the parts together. The batch stays a batching dimension throughout, so a sharded batch needs no communication,
-except that `windows` asks whether any image has samples beyond their windows.
+except that `windows` asks how many positions of an image have samples beyond their windows.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dyhead_jax.ops.deform_conv import dispatch, geometry
+from dyhead_jax.ops.deform_conv import dispatch, geometry, tiles
 from dyhead_jax.ops.deform_conv.tap_scan import KernelScan, scan_taps
 from dyhead_jax.ops.deform_conv.tiles import grid_of
 from dyhead_jax.ops.deform_conv.windows import windowed
@@ -81,8 +81,11 @@ def _windowed(maps: Sequence[jax.Array], call: Call, groups: int) -> jax.Array:
     maps = [maps[level] for level in call.levels]
     layouts = _layouts(geometry.places_of(maps), call)
     stride, padding, dilation = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
-    grids = [grid_of(layout, call.kernel.shape[:2], stride, padding, dilation) for layout in layouts]
-    return windowed(grids, layouts, groups, _deform_groups(call), maps, *_operands(call, layouts))
+    choices = tuple(
+        tuple(grid_of(layout, call.kernel.shape[:2], stride, padding, dilation, margin) for layout in layouts)
+        for margin in tiles.MARGINS
+    )
+    return windowed(choices, layouts, groups, _deform_groups(call), maps, *_operands(call, layouts))
 
 
 def _scan_taps(maps: Sequence[jax.Array], calls: Sequence[Call], groups: int, form: str) -> list[jax.Array]:

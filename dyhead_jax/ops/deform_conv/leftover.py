@@ -19,12 +19,18 @@ CHUNKS = 64  # this many chunks hold all positions
 
 class Leftover(NamedTuple):
     """Samples of all taps, each (k, b, g, p). y, x: points; beyond: whether the sample is left over; blend: the mask of
-    these samples, 0 at the others."""
+    these samples, 0 at the others. count: the largest number of positions with such samples in an image."""
 
     y: jax.Array
     x: jax.Array
     blend: jax.Array
     beyond: jax.Array
+    count: jax.Array
+
+
+def positions(beyond: jax.Array) -> jax.Array:
+    """(b, p) bool: the positions with samples that are left over, from (k, b, g, p)."""
+    return beyond.any(axis=(0, 2))
 
 
 def add(layouts, groups, deform_groups, maps, leftover: Leftover, kernel, out) -> jax.Array:
@@ -40,17 +46,16 @@ def add(layouts, groups, deform_groups, maps, leftover: Leftover, kernel, out) -
         )
         return _put(out, index, jnp.where(taken[..., None], result.reshape(*index.shape, -1), 0.0))
 
-    return _for_chunks(chunk, leftover.beyond, out)
+    return _for_chunks(chunk, leftover, out)
 
 
 def add_gradients(layouts, groups, deform_groups, maps, leftover: Leftover, kernel, g, sums):
     """Adds the gradients of the leftover samples to `sums`, which is (of each map, (of y, of x, of blend), of the
-    kernel), given the gradient of `out`, g (b, p, c_out)."""
+    kernel), given the gradient of `out`, g (b, p, c_out). That of the kernel is one for each image, (b, *kernel.shape):
+    a sum over images inside the loop would make a sharded batch communicate in every round."""
     dtype, k = maps[0].dtype, len(leftover.y)
-    d_maps, d_points, d_kernel = sums
-    wide = d_kernel.dtype
-    # one sum an image: a sum over images inside the loop would make a sharded batch communicate in every round
-    d_kernels = geometry.zeros(maps[0], (len(g), *kernel.shape), wide)
+    d_maps, d_points, d_kernels = sums
+    wide = d_kernels.dtype
     matrix = kernel.reshape(k, kernel.shape[1], groups, -1).astype(dtype)
 
     def chunk(sums: Any, index: jax.Array, taken: jax.Array) -> Any:
@@ -76,29 +81,28 @@ def add_gradients(layouts, groups, deform_groups, maps, leftover: Leftover, kern
         )
 
     flat = jnp.concatenate([_flat(v) for v in d_points], axis=-1)
-    d_maps, flat, d_kernels = _for_chunks(chunk, leftover.beyond, (d_maps, flat, d_kernels))
-    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernel + d_kernels.sum(0)
+    d_maps, flat, d_kernels = _for_chunks(chunk, leftover, (d_maps, flat, d_kernels))
+    return d_maps, [_unflat(v, k) for v in jnp.split(flat, 3, axis=-1)], d_kernels
 
 
-def _for_chunks(chunk: Callable[..., Any], beyond: jax.Array, carry: Any) -> Any:
+def _for_chunks(chunk: Callable[..., Any], leftover: Leftover, carry: Any) -> Any:
     """Calls carry = chunk(carry, index, taken) until every position with a leftover sample has been processed.
 
     index: (b, s) positions of each image; taken: (b, s), False at the entries that only pad a chunk.
     """
-    collected = beyond.any(axis=(0, 2))
-    positions = collected.shape[1]
-    size = -(-positions // CHUNKS)
-    everywhere = jnp.broadcast_to(jnp.arange(positions), collected.shape)
-    order = jnp.sort(jnp.where(collected, everywhere, positions), axis=1)  # positions that are not collected come last
-    order = jnp.pad(order, ((0, 0), (0, CHUNKS * size - positions)), constant_values=positions)
-    count = collected.sum(axis=1).max()
+    collected = positions(leftover.beyond)
+    total = collected.shape[1]
+    size = -(-total // CHUNKS)
+    everywhere = jnp.broadcast_to(jnp.arange(total), collected.shape)
+    order = jnp.sort(jnp.where(collected, everywhere, total), axis=1)  # positions that are not collected come last
+    order = jnp.pad(order, ((0, 0), (0, CHUNKS * size - total)), constant_values=total)
 
     def body(state):
         i, carry = state
         index = jax.lax.dynamic_slice_in_dim(order, i * size, size, axis=1)
-        return i + 1, chunk(carry, jnp.minimum(index, positions - 1), index < positions)
+        return i + 1, chunk(carry, jnp.minimum(index, total - 1), index < total)
 
-    return jax.lax.while_loop(lambda state: state[0] * size < count, body, (jnp.int32(0), carry))[1]
+    return jax.lax.while_loop(lambda state: state[0] * size < leftover.count, body, (jnp.int32(0), carry))[1]
 
 
 def _samples(layouts, part: Leftover, index: jax.Array) -> geometry.Samples:
@@ -123,9 +127,10 @@ def _columns(values: jax.Array, k: int, groups: int, dtype) -> jax.Array:
 def _take(leftover: Leftover, index: jax.Array) -> Leftover:
     """The samples of the positions `index`, (b, s): each field (k, b, g, s)."""
     k, last = len(leftover.y), leftover.y.shape[0] * leftover.y.shape[2]
-    rows = _rows(jnp.concatenate([_flat(v.astype(leftover.y.dtype)) for v in leftover], axis=-1), index)
+    fields = leftover.y, leftover.x, leftover.blend, leftover.beyond
+    rows = _rows(jnp.concatenate([_flat(v.astype(leftover.y.dtype)) for v in fields], axis=-1), index)
     y, x, blend, beyond = (_unflat(rows[..., i * last : (i + 1) * last], k) for i in range(4))
-    return Leftover(y, x, blend, beyond > 0)
+    return Leftover(y, x, blend, beyond > 0, leftover.count)
 
 
 def _rows(v: jax.Array, index: jax.Array) -> jax.Array:

@@ -1,12 +1,19 @@
 """An output map cut into square tiles, and around each tile a window of the map that is read: no arithmetic.
 
-A window is the part of the map under its tile and `MARGIN` pixels more on each side (for the kernel's reach and the
-offsets together), so that samples near their tile lie in it.
+A window is the part of the map under its tile and a margin on each side (for the kernel's reach and the offsets
+together), so that samples near their tile lie in it. The map is cut into square blocks once, and a window is
+made of whole blocks, so that cutting the overlapping windows moves blocks and no single rows. Its pixels are therefore
+ordered block by block. With blocks of 2x2 pixels instead of 8x8, a window of 2x2 blocks would have them in this order:
+
+     0  1 |  4  5
+     2  3 |  6  7
+    ------+------
+     8  9 | 12 13
+    10 11 | 14 15
 
 Axis letters are those of the package's legend (`geometry`).
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -15,28 +22,33 @@ import numpy as np
 
 from dyhead_jax.ops.deform_conv.geometry import Layout
 
-TILE = 8  # positions along each side of a tile
-MARGIN = 8  # pixels that a window reaches beyond what is under its tile, on each side
+TILE = 8  # positions along each side of a tile, and pixels along each side of a block
+MARGINS = (4, 8)  # pixels that windows reach beyond their tile on each side, ascending; multiples of half a block
 
 
 class Grid(NamedTuple):
     """The tiles of an output and the windows that they read, each as (rows, columns)."""
 
     tiles: tuple[int, int]  # number of tiles
-    step: tuple[int, int]  # pixels from one window to the next
+    step: tuple[int, int]  # blocks from one window to the next
+    span: tuple[int, int]  # blocks of a window
     first: tuple[int, int]  # pixel where the first window starts, usually outside the map
-    size: tuple[int, int]  # pixels of a window
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Pixels of a window."""
+        return self.span[0] * TILE, self.span[1] * TILE
 
 
-def grid_of(layout: Layout, kernel_size, stride, padding, dilation) -> Grid:
-    """The grid of one map; the other arguments as (along y, along x). Windows lie around the kernel's middle tap."""
+def grid_of(layout: Layout, kernel_size, stride, padding, dilation, margin: int) -> Grid:
+    """The grid of one map; all but the margin as (along y, along x). Windows lie around the kernel's middle tap."""
     middle = [(k - 1) * d // 2 - p for k, d, p in zip(kernel_size, dilation, padding, strict=True)]
-    step = [TILE * s for s in stride]
+    around = 2 * margin // TILE
     return Grid(
         tiles=(-(-layout.out_height // TILE), -(-layout.out_width // TILE)),
-        step=(step[0], step[1]),
-        first=(middle[0] - MARGIN, middle[1] - MARGIN),
-        size=(step[0] + 2 * MARGIN, step[1] + 2 * MARGIN),
+        step=(stride[0], stride[1]),
+        span=(stride[0] + around, stride[1] + around),
+        first=(middle[0] - margin, middle[1] - margin),
     )
 
 
@@ -46,28 +58,32 @@ def in_window(grid: Grid, layout: Layout, y: jax.Array, x: jax.Array) -> tuple[l
     floors, inside = [], []
     positions = np.divmod(np.arange(layout.positions), layout.out_width)
     for axis, points in enumerate((y, x)):
-        start = positions[axis] // TILE * grid.step[axis] + grid.first[axis]
+        start = positions[axis] // TILE * (grid.step[axis] * TILE) + grid.first[axis]
         floors.append(jnp.floor(points) - start.astype(points.dtype).reshape(1, 1, 1, -1))
         inside.append((floors[axis] >= 0) & (floors[axis] < grid.size[axis] - 1))
     return floors, inside[0] & inside[1]
 
 
+def pixels(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The row and the column of each pixel of a window, (v,) each, in the order of `windows`."""
+    rows, columns = np.mgrid[: grid.size[0], : grid.size[1]].reshape(2, grid.span[0], TILE, grid.span[1], TILE)
+    return rows.swapaxes(1, 2).ravel(), columns.swapaxes(1, 2).ravel()
+
+
 def windows(grid: Grid, x_map: jax.Array, deform_groups: int) -> jax.Array:
     """The windows of a map (b, h, w, c), zero outside the map: (b, g, y, x, v, c // g)."""
     b, h, w, c = x_map.shape
-    blocks = [-(-size // step) for size, step in zip(grid.size, grid.step, strict=True)]  # blocks that a window spans
-    steps = [tiles + span - 1 for tiles, span in zip(grid.tiles, blocks, strict=True)]
-    sides = [
-        (-first, n * step + first - side, 0)
-        for first, n, step, side in zip(grid.first, steps, grid.step, (h, w), strict=True)
-    ]
+    ends = [step * (n - 1) + 1 for step, n in zip(grid.step, grid.tiles, strict=True)]  # where last windows start
+    blocks = [end + span - 1 for end, span in zip(ends, grid.span, strict=True)]
+    sides = [(-first, n * TILE + first - n_map, 0) for first, n, n_map in zip(grid.first, blocks, (h, w), strict=True)]
     x_map = jax.lax.pad(x_map, jnp.zeros((), x_map.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-    x_map = x_map.reshape(b, steps[0], grid.step[0], steps[1], grid.step[1], c)
-    for axis, tiles, span, size in zip((1, 3), grid.tiles, blocks, grid.size, strict=True):
-        shifted = [jax.lax.slice_in_dim(x_map, i, i + tiles, axis=axis) for i in range(span)]
-        x_map = jax.lax.slice_in_dim(jnp.concatenate(shifted, axis=axis + 1), 0, size, axis=axis + 1)
-    x_map = x_map.transpose(0, 1, 3, 2, 4, 5).reshape(b, *grid.tiles, math.prod(grid.size), deform_groups, -1)
-    return jnp.moveaxis(x_map, 4, 1)
+    x_map = x_map.reshape(b, blocks[0], TILE, blocks[1], TILE, c).swapaxes(2, 3)
+    x_map = x_map.reshape(b, *blocks, TILE * TILE, c)
+    shifted = [
+        x_map[:, i : i + ends[0] : grid.step[0], j : j + ends[1] : grid.step[1]] for i, j in np.ndindex(*grid.span)
+    ]
+    x_map = jnp.concatenate(shifted, axis=3)
+    return jnp.moveaxis(x_map.reshape(*x_map.shape[:4], deform_groups, -1), 4, 1)
 
 
 def tiles(grid: Grid, v: jax.Array, axis: int) -> jax.Array:
