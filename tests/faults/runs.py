@@ -97,13 +97,13 @@ class Process:
         if self.popen.poll() is None:
             os.killpg(self.popen.pid, number) if group else self.popen.send_signal(number)
 
-    def end(self) -> int:
-        """Waits for the end; nothing of the group may be left after it. Returns the exit code."""
+    def end(self, limit: float = TIMEOUT) -> int:
+        """Waits for the end, up to `limit` seconds; nothing of the group may be left after it. Returns the exit code."""
         try:
-            self.popen.wait(TIMEOUT)
+            self.popen.wait(limit)
         except subprocess.TimeoutExpired:
             os.killpg(self.popen.pid, signal.SIGKILL)
-            raise AssertionError(f"still there after {TIMEOUT} s\n{self.out[-500:]}\n{self.error[-2000:]}") from None
+            raise AssertionError(f"still there after {limit} s\n{self.out[-500:]}\n{self.error[-2000:]}") from None
         for reader in self._readers:
             reader.join(TIMEOUT)  # a worker that is left holds the pipe open
             assert not reader.is_alive(), f"processes are left\n{self.error}"
