@@ -98,7 +98,7 @@ class Process:
             os.killpg(self.popen.pid, number) if group else self.popen.send_signal(number)
 
     def end(self, limit: float = TIMEOUT) -> int:
-        """Waits for the end, `limit` seconds at most; nothing of the group may be left after it. Returns the exit code."""
+        """Waits for the end, `limit` seconds at most; nothing of the group may be left then. Returns the exit code."""
         try:
             self.popen.wait(limit)
         except subprocess.TimeoutExpired:
