@@ -88,7 +88,9 @@ def test_a_stored_program_is_shown_and_drawn(run, tmp_path):
         assert picture.width > 500
 
 
-@pytest.mark.parametrize("data", [b"x", gzip.compress(b"{}"), gzip.compress(b"[1]")])
+@pytest.mark.parametrize(
+    "data", [b"x", gzip.compress(b"{}"), gzip.compress(b"[1]")], ids=["no gzip", "no fields", "no mapping"]
+)
 def test_another_file_is_refused(run, tmp_path, data):
     (tmp_path / "kept.gz").write_bytes(data)
     with pytest.raises(ValueError, match=r"^kept\.gz: not a program that --keep stored$"):
