@@ -91,7 +91,8 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
         (train.main, "--config=tiny.py --workdir=out --config.model.dyhead.task={}"),
     ],
 }  # fmt: skip
-RUNS = {"missing", "an empty folder", "a link to itself"}  # of new folders: in which trainings would begin
+# of new folders: in which trainings would begin
+RUNS = {"missing", "an empty folder", "a link to itself", "a config of bytes", "a log of bytes"}
 
 
 def _pipe(path: Path) -> None:
