@@ -10,7 +10,7 @@ SEED ?= 0
 
 .PHONY: install demo test test-all goldens faults docs lint clean
 
-# The demo needs a third less than the tests. Only what is imported is compiled to bytecode: installing takes two thirds.
+# The demo installs no tools of the tests. Bytecode is made when a module is first imported, for those that are.
 PIP = $(BIN)/python -m pip install --quiet --no-compile
 
 install: .venv/.installed

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from dyhead_jax.command import UsageError, one_line
 
+FILES = ("json", "plot", "out", "write", "keep")  # options that name a file to write
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UsageError for a file of --json, --plot or --out or a folder of --trace that cannot be written. Makes the
-    folder of --trace; nothing else is left behind."""
-    given = {name: getattr(options, name, None) for name in ("json", "plot", "out", "trace")}
+    """Raises UsageError for a file of an option in FILES or a folder of --trace that cannot be written. Makes the folder
+    of --trace; nothing else is left behind."""
+    given = {name: getattr(options, name, None) for name in (*FILES, "trace")}
     paths = {f"--{name}={path}": path for name, path in given.items() if path is not None}
     if given["plot"] is not None and given["plot"].suffix.lower() not in PICTURES:
         raise UsageError(f"--plot={given['plot']}: the name must end with {', '.join(PICTURES)}")

@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    common.check(options)
     common.refuse_overrides(options, "tpu-forms")
     if options.margin:
         tiles.MARGINS = (options.margin,)

@@ -46,7 +46,6 @@ from dyhead_jax.ops.deform_conv import IMPLEMENTATIONS
 from dyhead_jax.training import parallel
 
 FORMAT = 1  # of the files of --keep
-PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +113,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def refuse(options: argparse.Namespace) -> None:
-    """Raises UsageError, before minutes of compiling, for options that do not fit and files that cannot be written."""
-    for name in ("keep", "write", "plot"):
-        path = getattr(options, name)
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise command.UsageError(
-                f"--{name}={path} cannot be written: it is a folder, or in a folder that is not there"
-            )
-    if options.plot is not None and options.plot.suffix.lower() not in PICTURES:
-        raise command.UsageError(f"--plot={options.plot}: the name must end with {', '.join(PICTURES)}")
+    """Raises UsageError, before minutes of compiling, for options that do not fit."""
     if options.program is not None and (options.config is not None or options.overrides):
         raise command.UsageError(f"--program={options.program} is compiled already; it takes no config")
     if options.program is None and options.what in ("step", "head") and options.config is None:

@@ -33,7 +33,10 @@ def read(path: Path, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
                 raise WeightsFileError(
                     f"{path} would unpack to {unpacked / 1e6:,.0f} MB, more than the limit of {most / 1e6:,.0f} MB"
                 )
-            return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+            arrays = {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+            if len(arrays) < len(entries):
+                raise ValueError("two arrays have one name")
+            return arrays
     except WeightsFileError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a broken file

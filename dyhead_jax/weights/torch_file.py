@@ -102,6 +102,8 @@ def _load(unpickler: Unpickler, unread: set[str]) -> Any:
 def _from_zip(file: BinaryIO, data: mmap.mmap, unread: set[str]) -> Any:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+        if len(entries) < len(archive.infolist()):
+            raise TorchFileError("a zip with two entries of one name")
         roots = [name for name in entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(roots) != 1:
             raise TorchFileError("a zip without one data.pkl: no PyTorch checkpoint")

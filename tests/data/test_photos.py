@@ -187,7 +187,10 @@ def test_one_json_and_a_folder_given_apart(tmp_path: Path) -> None:
 def test_json_files_that_are_not_read_are_said(tmp_path: Path) -> None:
     photo_sets.coco(tmp_path)
     photo_sets.write_json(tmp_path / "settings.json", {"a": 1})
-    assert "JSON files that are not read: settings.json" in opened(tmp_path).notes
+    photo_sets.write_json(tmp_path / "annotations" / "person_keypoints_train.json", {"a": 1})
+    photo_sets.write_json(tmp_path / "z\nz.json", {"a": 1})
+    said = "JSON files that are not read: annotations/person_keypoints_train.json, settings.json, z z.json"
+    assert said in opened(tmp_path).notes
     path = tmp_path / "annotations" / "instances_val.json"
     path.write_bytes(path.read_bytes()[:60])  # a training that divides the other part would not notice
     with pytest.raises(DataError, match=r"instances_val\.json is not JSON"):

@@ -105,6 +105,7 @@ def test_another_file_is_refused(run, tmp_path, data):
         (["--program", "kept.gz", "--config", "tiny.py"], "--program=kept.gz is compiled already"),
         (["--what", "op", "--plot", "bars.txt"], "the name must end with .png, .svg, .pdf"),
         (["--what", "op", "--keep", "nowhere/kept.gz"], "--keep=nowhere/kept.gz cannot be written"),
+        (["--what", "op", "--write", "nowhere/page.md"], "--write=nowhere/page.md cannot be written"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_compiling(run, arguments, message):
@@ -127,6 +128,12 @@ def test_the_parts_of_a_training_step(run, tmp_path, monkeypatch):
     assert again.splitlines()[1:] == shown.splitlines()[1:]  # all but the command
     stored = json.loads(gzip.decompress((tmp_path / "kept.gz").read_bytes()))
     assert {*stored["flops"]} >= {"backbone", "neck", "DyHead: offsets", "DyHead: deformable convolutions"}
+
+
+def test_tables_that_could_not_be_written_are_refused_before_compiling(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "tpu-forms", "--write", str(tmp_path / "nowhere" / "page.md")])
+    with pytest.raises(UsageError, match=r"page\.md cannot be written"):
+        benchmark.main()
 
 
 def test_the_missing_compiler_is_named(run, monkeypatch):

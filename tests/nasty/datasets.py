@@ -18,6 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from dyhead_jax import train
+from dyhead_jax.command import one_line
 from dyhead_jax.config import Config, DataConfig, PhotosConfig
 from dyhead_jax.data import __main__ as data
 from dyhead_jax.data import pipeline
@@ -196,13 +197,12 @@ def not_counted(kind: str, root: Path, out: str) -> str | None:
 def coco_given(root: Path, out: str) -> tuple[int, int] | str:
     """Images and boxes of the JSON files that are not named as left out; those of no file that is not read."""
     images = boxes = 0
-    unread = [name for line in re.findall(r"JSON files that are not read: (.*)", out) for name in line.split(", ")]
     for path in sorted(root.rglob("*.[jJ][sS][oO][nN]")):
-        if path.name.startswith(("captions", "person_keypoints", ".")):
-            continue
-        if path.relative_to(root).as_posix() in unread:
+        if path.name.startswith(".") or _is_unread("JSON", path.relative_to(root), out):
             continue
         if not path.is_file():
+            if path.name.startswith(("captions", "person_keypoints")):  # of other tasks
+                continue
             return f"{path.name} is no file, and nothing says so"
         try:
             content = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_pairs)
@@ -211,6 +211,12 @@ def coco_given(root: Path, out: str) -> tuple[int, int] | str:
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             return f"{path.name} cannot be read ({str(error)[:99]}), and nothing says so"
     return images, boxes
+
+
+def _is_unread(kind: str, name: Path, out: str) -> bool:
+    """Whether `data check` says that it does not read a file."""
+    named = [line.split(", ") for line in re.findall(rf"{kind} files that are not read: (.*)", out)]
+    return any(one_line(name.as_posix()) in names for names in named)
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -236,9 +242,8 @@ def yolo_given(root: Path, out: str) -> tuple[int, int] | str:
 
 def voc_given(root: Path, out: str) -> tuple[int, int] | str:
     boxes = images = 0
-    unread = [name for line in re.findall(r"XML files that are not read: (.*)", out) for name in line.split(", ")]
     for path in root.rglob("*"):
-        if path.relative_to(root).as_posix() in unread:
+        if _is_unread("XML", path.relative_to(root), out):
             continue
         if path.suffix.lower() == ".xml" and path.is_file() and not path.name.startswith("."):
             images += 1

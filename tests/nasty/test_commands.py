@@ -91,8 +91,11 @@ TAKES: dict[str, list[tuple[Main, str]]] = {
         (train.main, "--config=tiny.py --workdir=out --config.model.dyhead.task={}"),
     ],
 }  # fmt: skip
-# of new folders: in which trainings would begin
-RUNS = {"missing", "an empty folder", "a link to itself", "a config of bytes", "a log of bytes"}
+# new folders in which a training would begin, or, of `compare`, the processes before it
+RUNS: dict[Main, set[str]] = {
+    train.main: {"missing", "an empty folder", "a config of bytes"},
+    compare._main: {"missing", "an empty folder", "a config of bytes", "a log of bytes", "a link to itself"},
+}
 
 
 def _pipe(path: Path) -> None:
@@ -200,7 +203,7 @@ def _end(main: Main, line: str, nasty: str, work: Path, *names: str) -> None:
 def test_something_else_in_its_place(kind: str, name: str, make: Callable[[Path], None], work: Path) -> None:
     make(work / "nasty")
     for main, line in TAKES[kind]:
-        if not (kind == "new folder" and name in RUNS and main in (train.main, compare._main)):
+        if kind != "new folder" or name not in RUNS.get(main, ()):
             _end(main, line, "nasty", work, "none", "good.npz", "absent")
 
 

@@ -25,10 +25,8 @@ def test_some_of_each_kind(kind: str) -> None:
     assert not _wrong(kind, 24, EACH.get(kind, OTHERS))
 
 
-# Not among them yet, as `python -m tests.nasty --seed 2024` still finds faults: coco (a broken person_keypoints_*.json
-# is not named) and weights (a zip that has a name twice makes zipfile warn).
 @pytest.mark.long
-@pytest.mark.parametrize("kind", sorted(set(generated.KINDS) - {"coco", "weights"}))
+@pytest.mark.parametrize("kind", generated.KINDS)
 def test_many_of_each_kind(kind: str) -> None:
     assert not _wrong(kind, 2024, 10 * EACH.get(kind, OTHERS))
 

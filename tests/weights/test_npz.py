@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -81,3 +82,13 @@ def test_damage_is_named(tmp_path):
         (tmp_path / "a.npz").write_bytes(broken)
         with pytest.raises(files.WeightsFileError, match=r"a\.npz is broken"):
             npz.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("names", [("a.npy", "a.npy"), ("a", "a.npy")])
+def test_a_name_that_is_there_twice_is_refused(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Duplicate name")
+        for name in names:
+            file.writestr(name, header((1,)) + bytes(4))
+    with pytest.raises(files.WeightsFileError, match=r"a\.npz is broken .*two arrays have one name"):
+        npz.read(tmp_path / "a.npz")

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -67,6 +68,16 @@ def test_zip_file(write):
     assert arrays["b.num"] == 3
     assert arrays["h"].dtype == np.float32
     np.testing.assert_array_equal(arrays["h"], [1, 1])
+
+
+def test_an_entry_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "a.pth").write_bytes(_unpack(ZIP))
+    with zipfile.ZipFile(tmp_path / "a.pth", "a") as archive, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Duplicate name")
+        name = next(name for name in archive.namelist() if name.endswith("data/0"))
+        archive.writestr(name, bytes(24))
+    with pytest.raises(TorchFileError, match=r"a\.pth.*a zip with two entries of one name"):
+        read(str(tmp_path / "a.pth"))
 
 
 def test_older_file(write):

@@ -58,20 +58,9 @@ class CocoPart:
 
 def candidates(tree: Tree) -> list[str]:
     """The COCO files of a tree, by what is in them or by a name that COCO or Roboflow gives."""
-    return [name for name in _named(tree) if _has_name(name) or _is_coco(tree.root / name)]
-
-
-def unread(tree: Tree, chosen: Sequence[str]) -> list[str]:
-    """A note on the JSON files of a tree that are not among those that were chosen."""
-    names = [name for name in _named(tree) if name not in chosen]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"JSON files that are not read: {', '.join(names[:3])}{more}"] if names else []
-
-
-def _named(tree: Tree) -> list[str]:
-    """The JSON files but those of COCO's other tasks."""
     names = tree.with_suffix(".json")
-    return [name for name in names if not PurePosixPath(name).name.lower().startswith(_OTHER_TASKS)]
+    names = [name for name in names if not PurePosixPath(name).name.lower().startswith(_OTHER_TASKS)]
+    return [name for name in names if _has_name(name) or _is_coco(tree.root / name)]
 
 
 def _has_name(name: str) -> bool:

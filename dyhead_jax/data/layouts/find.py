@@ -103,7 +103,7 @@ def _coco(tree: Tree, names: Sequence[str], options: Options) -> Layout:
         )
     files = {name: tree.root / file for name, file in found.items()}
     layout = coco.layout(tree.root, files, _folders(options), options.val_fraction)
-    layout.notes += coco.unread(tree, list(found.values()))
+    layout.notes += parts.unread("JSON", set(tree.with_suffix(".json")).difference(found.values()))
     return layout
 
 

@@ -4,13 +4,14 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 import numpy as np
 
+from dyhead_jax import command
 from dyhead_jax.data.annotations import ImageRecord, Records
 from dyhead_jax.data.source import DataError
 
@@ -100,6 +101,13 @@ def of_folders(name: str) -> str | None:
         if match := re.fullmatch(_FOLDER, folder.lower()):
             return match.lastgroup
     return None
+
+
+def unread(kind: str, names: Collection[str]) -> list[str]:
+    """A note on the files of a kind that no part is made of."""
+    first = ", ".join(map(command.one_line, sorted(names)[:8]))
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [f"{kind} files that are not read: {first}{more}"] if names else []
 
 
 def choose(found: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:

@@ -154,9 +154,7 @@ def layout(tree: Tree, files: Sequence[str], val_fraction: float, image_tree: Tr
     without = len(pictures.with_suffix(*images.SUFFIXES)) - len(files)
     if without > 0 and not lists:
         more.append(f"{without} images have no XML and are not used")
-    if others := [name for name in tree.with_suffix(".xml") if name not in set(files)]:
-        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        more.append(f"XML files that are not read: {', '.join(others[:3])}{rest}")
+    more += parts.unread("XML", set(tree.with_suffix(".xml")).difference(files))
     if unlisted := len(set(files).difference(*lists.values())) if lists else 0:
         more.append(f"{unlisted} XML files are in no list and are not used")
     where = f"{PurePosixPath(files[0]).parent}/*.xml".removeprefix("./")
