@@ -13,8 +13,10 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UsageError for a file of an option in FILES or a folder of --trace that cannot be written. Makes the folder
-    of --trace; nothing else is left behind."""
+    """Raises UsageError for a file of an option in FILES, or a folder of --trace, that cannot be written.
+
+    Makes the folder of --trace; nothing else is left behind.
+    """
     given = {name: getattr(options, name, None) for name in (*FILES, "trace")}
     paths = {f"--{name}={path}": path for name, path in given.items() if path is not None}
     if given["plot"] is not None and given["plot"].suffix.lower() not in PICTURES:
