@@ -153,8 +153,6 @@ def go_on(config: Config, folder: Path, earlier: int | None, trust: Sequence[str
         state = devices.replicate(state)
         metrics = None  # only on process 0
         if first:
-            if start and not (folder / "metrics.jsonl").exists():
-                print(f"note: {folder / 'metrics.jsonl'} is gone, with the metrics of the steps up to {start}")
             shown = trackers.open_trackers(run, folder, start, json.loads(to_json(config)))
             metrics = Metrics(folder / "metrics.jsonl", resume_step=start, trackers=shown)
             stack.enter_context(metrics)

@@ -51,7 +51,8 @@ class Metrics:
     Opening drops the lines of steps after `resume_step`, which the resumed run writes again. This is atomic: a kill at
     any moment leaves the old file or the new one. To lose no line, write those of step s before saving checkpoint s.
 
-    path: the file, created if missing. resume_step: the step from which the run continues, 0 for a new run.
+    path: the file, created if missing, which a resumed run says on stdout.
+    resume_step: the step from which the run continues, 0 for a new run.
     trackers: closed with this object.
     `rows` holds all lines, those kept and those written, as dicts.
     Raises ReportError if the file is broken before its last line.
@@ -59,6 +60,8 @@ class Metrics:
 
     def __init__(self, path: str | Path, *, resume_step: int = 0, trackers: Sequence[Tracker] = ()):
         self.path = Path(path)
+        if resume_step and not self.path.exists():
+            print(f"note: {self.path} is gone, with the metrics of the steps up to {resume_step}")
         self.rows = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         self._trackers = trackers
         self.path.parent.mkdir(parents=True, exist_ok=True)

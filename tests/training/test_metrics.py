@@ -59,6 +59,16 @@ def test_a_last_line_without_its_newline_is_kept(tmp_path):
     assert [row["a"] for row in lines(path)] == [1.0, 2.0, 3.0]
 
 
+def test_a_resumed_run_says_that_its_metrics_are_gone(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    metrics_file.Metrics(path).close()
+    path.unlink()
+    metrics_file.Metrics(path, resume_step=4).close()
+    assert capsys.readouterr().out == f"note: {path} is gone, with the metrics of the steps up to 4\n"
+    metrics_file.Metrics(path, resume_step=6).close()
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "broken",
     ["not json", "[1]", '{"a": 1}', '{"step": "1"}', '{"step": 1.5}', '{"step": 1, "a": "b"}', "[" * 100_000],
