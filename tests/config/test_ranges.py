@@ -124,6 +124,19 @@ def test_an_implementation_that_is_none_is_named():
             validate(config)
 
 
+def test_what_does_not_fit_together_in_a_stored_config_is_named():
+    """By the field, not by what fails when the model is built."""
+    config = Config(model=configs.ModelConfig(head=configs.FCOSConfig()))
+    configs.validate_stored(config, "run/config.json")
+    config.model.neck.levels = 3
+    with pytest.raises(ConfigError, match=r"^run/config\.json: config\.model\.head\.level_limits has 4 values"):
+        configs.validate_stored(config, "run/config.json")
+    config = Config()
+    config.model.dyhead.spatial.module = "dyhead_jax.dyhead.spatial:Spatal"
+    with pytest.raises(ConfigError, match=r"^run/config\.json: config\.model\.dyhead\.spatial: .* has no 'Spatal'"):
+        configs.validate_stored(config, "run/config.json")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

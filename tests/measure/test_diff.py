@@ -64,6 +64,13 @@ def test_ratios_and_what_lies_within_the_spread(compare):
     assert rows(compare(result(steady), result(steady)))[0][3:6] == ["1.000 ~", "66.7%", "1.000 ~"]
 
 
+@pytest.mark.parametrize("steady_first", [True, False])
+def test_a_ratio_is_within_the_spread_of_either_file(compare, steady_first):
+    steady, changing = program("f", [1.1] * 4), program("f", [0.5, 1.5, 0.5, 1.5])
+    first, second = (steady, changing) if steady_first else (changing, steady)
+    assert rows(compare(result(first), result(second)))[0][3:5] == [f"{1.1 ** (1 - 2 * steady_first):.3f} ~", "100.0%"]
+
+
 def test_programs_are_matched_by_setting_and_what_is_in_one_only_is_named(compare):
     small, large = program("f", [1.0] * 4), program("f", [4.0] * 4, height=16)
     gone, new = program("gone", UNIT), program("f", UNIT, dtype="bfloat16")

@@ -93,6 +93,12 @@ def test_a_sweep_has_a_row_for_every_combination_in_one_table_and_one_file(tmp_p
     assert drawn.tag.endswith("svg")
 
 
+def test_a_buffer_that_is_argument_and_result_is_held_once():
+    sizes = {"temporaries": 5, "arguments": 100, "results": 90, "aliased": 80}
+    program = timing.Program("f", call=lambda: None, compile_s=0, flops=0, moved=0, **sizes)
+    assert program.memory == 5 + 100 + 10
+
+
 def test_one_setting_stands_in_the_title_and_not_in_the_table(capsys):
     given = asked("--repeats", "1")
     harness.measure(options.titled("trivial", options.settings(given)), cases(given, double), given)

@@ -53,6 +53,21 @@ def test_every_part_with_products_is_one_that_operations_have():
     assert {*model_parts.PRODUCTS.values()} <= {*model_parts.NAMES}
 
 
+@pytest.mark.parametrize(
+    ("scope", "part", "stage"),
+    [
+        ("jit(step_fn)/jvp(ATSS.losses)/ATSS.features/backbone/conv", "backbone", "forward"),
+        ("jit(step_fn)/transpose(jvp(ATSS.losses))/ATSS.features/neck/conv", "neck", "backward"),
+        ("jit(step_fn)/transpose(jvp(ATSS.losses))/rematted_computation/blocks/task/mul", "DyHead: task", "recomputed"),
+        ("jit(step_fn)/transpose(jvp(ATSS.losses))/reshape", "rest of the model", "backward"),
+        ("jit(step_fn)/mul", "update", "update"),
+        ("batch.images", "made by the compiler", "forward"),
+    ],
+)
+def test_a_scope_tells_part_and_pass(scope, part, stage):
+    assert (model_parts.part_of(scope), model_parts.pass_of(scope)) == (part, stage)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     def call(*arguments):

@@ -159,6 +159,29 @@ def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
     assert all(not g.any() for g in grads)
 
 
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "auto"])
+def test_at_pixels_the_slope_is_that_towards_the_next_pixel(implementation):
+    """As in the references, and where every sample lies before the first step. A coordinate just below a whole number,
+    which float32 rounds up when the floor is taken off, belongs to the pixel before."""
+    x = np.random.default_rng(0).normal(size=(1, 5, 6, 1)).astype(np.float32)
+    below = np.float32(-1e-9)  # -1e-9 - floor(-1e-9) is 1 in float32
+    offsets = np.zeros((1, 5, 6, 1, 2), np.float32)
+    offsets[0, 0, :, 0, 0] = offsets[0, :, 0, 0, 1] = below
+    offsets[0, 2, 2, 0] = 1, -1
+    slope = jax.jit(
+        jax.grad(lambda o: jnp.sum(deform_conv(x, o, None, jnp.ones((1, 1, 1, 1)), implementation=implementation)))
+    )
+    padded = np.pad(x[0, :, :, 0], ((1, 1), (1, 1)))  # the pixel (i, j) is at (i + 1, j + 1)
+    expected = np.zeros((5, 6, 2), np.float32)
+    for i, j in np.ndindex(5, 6):
+        place = np.array([i, j]) + np.where(np.abs(offsets[0, i, j, 0]) == 1, offsets[0, i, j, 0], 0).astype(int)
+        row, column = place + 1
+        cell = place + 1 - (offsets[0, i, j, 0] == below)
+        expected[i, j, 0] = padded[cell[0] + 1, column] - padded[cell[0], column]
+        expected[i, j, 1] = padded[row, cell[1] + 1] - padded[row, cell[1]]
+    np.testing.assert_allclose(slope(offsets)[0, :, :, 0], expected, atol=1e-4)
+
+
 @EACH
 def test_huge_offsets_are_harmless(implementation):
     v = inputs((3, 3), (1, 1), (1, 1), (1, 1), 1, 1, True, False)
