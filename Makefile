@@ -5,6 +5,8 @@ BIN := .venv/bin
 DEMO ?= runs/demo
 # Huge pages for large arrays: a fifth of a training step on Linux CPUs, nothing elsewhere.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
+# Containers often set it. Without bytecode each process compiles all that it imports, which doubles its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 SEED ?= 0
 
