@@ -145,7 +145,7 @@ def arrays(shape: str) -> Iterator[tuple[int, list[str]]]:
 
 def callees(text: str) -> list[str]:
     """Names of the computations that an instruction runs, including reducers and comparators, which do little work."""
-    names = re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", text)
+    names = re.findall(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)", text)
     for group in re.findall(r"(?:branch_computations|called_computations)=\{([^}]*)\}", text):
         names += re.findall(r"%?([\w.\-]+)", group)
     return names

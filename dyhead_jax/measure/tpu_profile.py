@@ -11,7 +11,8 @@ peak. Bytes: of HBM, those that the operations of this program read and write, a
 chip's own memory between two operations is not in it. The last column is the time over the larger floor. The second
 table has the operations. An operation belongs to the part in whose scope it was traced, a fusion that mixes parts to
 that of its result, a copy that the compiler made to that of what reads it. Most copies between HBM and the chip's own
-memory have bytes and no cycles: they run beside the rest.
+memory have bytes and no cycles: they run beside the rest. Deformable convolutions in the form "windows" count with
+narrow windows, taken as long as few samples lie beyond them, and with one round of reading what does lie beyond.
 
 The compiler also has an estimate of the whole, in which a loop's body counts once; both are shown. Compiling a whole
 step takes minutes; --keep FILE stores the program, and --program FILE reads it in place of compiling. Needs libtpu: the

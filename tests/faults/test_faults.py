@@ -24,6 +24,7 @@ def test_no_flipped_bit_or_cut_file_is_silently_wrong(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["damaged_newest", "full_disk", "second_run"])
-def test_runs_come_through(name, tmp_path):
-    cases.CASES[name](Runs(tmp_path), np.random.default_rng(0))
+def test_runs_come_through(tmp_path):
+    runs = Runs(tmp_path)
+    for case in (cases.damaged_newest, cases.full_disk, cases.second_run):
+        case(runs, np.random.default_rng(0))

@@ -32,6 +32,22 @@ def test_operations_are_what_runs_by_itself_with_its_slices_and_updates():
     assert found["scaled"].moved == 3 * MAP
 
 
+def test_of_several_branches_the_first_counts():
+    branches = """
+%narrow (n: f32[4]) -> f32[4] {
+  ROOT %short = f32[4]{0} negate(%n), backend_config={"window_config":{"estimated_cycles":"10"}}
+}
+
+%wide (w: f32[4]) -> f32[4] {
+  ROOT %long = f32[4]{0} negate(%w), backend_config={"window_config":{"estimated_cycles":"90"}}
+}
+
+ENTRY %main (x: f32[4], i: s32[]) -> f32[4] {
+  ROOT %chosen = f32[4]{0} conditional(%i, %x, %x), branch_computations={%narrow, %wide}
+}"""
+    assert [operation.name for operation in hlo_costs.operations(branches)] == ["short"]
+
+
 def test_time_arithmetic_and_bytes_stand_by_part():
     operations = hlo_costs.operations(PROGRAM)
     peak = profile_report.Peak(flops=1e9, bandwidth=1e9, clock=1e6)

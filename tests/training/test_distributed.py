@@ -111,6 +111,7 @@ class Runs:
             write_split(folder / "data", name, [(8, 8)] * count, boxes)
         self.config = folder / "tiny.py"
         self.config.write_text(CONFIG.format(root=str(folder / "data"), steps=STEPS))
+        self.cache = f"--config.run.compilation_cache={folder / 'cache'}"  # of processes of their own
         self.environment = dict(os.environ)
         for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):
             self.environment.pop(name, None)
@@ -128,11 +129,14 @@ class Runs:
             signal.signal(signal.SIGTERM, before)
 
     def pair(self, folder: Path, *arguments: str, seconds: float = 0.0) -> "Processes":
-        return self.start(2, 4, [str(seconds), f"--config={self.config}", f"--workdir={folder}", *arguments])
+        return self.start(2, 4, self.line(folder, seconds, *arguments))
 
     def single(self, devices: int, folder: Path, *arguments: str, seconds: float = 0.0) -> "Processes":
         """One process of its own."""
-        return self.start(1, devices, [str(seconds), f"--config={self.config}", f"--workdir={folder}", *arguments])
+        return self.start(1, devices, self.line(folder, seconds, *arguments))
+
+    def line(self, folder: Path, seconds: float, *arguments: str) -> list[str]:
+        return [str(seconds), f"--config={self.config}", f"--workdir={folder}", self.cache, *arguments]
 
     def start(self, count: int, devices: int, arguments: list[str], module: str = "distributed_run") -> "Processes":
         """`count` processes of tests.training.`module`, each with so many devices."""
