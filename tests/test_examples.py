@@ -14,7 +14,9 @@ SMALL = (
     r"\1.data.source.train_images, \1.data.source.val_images = 32, 8; "
     r"\1.data.canvases, \1.data.short_side, \1.data.long_side = ((64, 64),), (64,), 64; "
     r"\1.data.batch_size, \1.data.eval_batch_size = 2, 4; "
-    r"\1.model.dyhead.num_blocks = 1; \1.model.neck.features = \1.model.dyhead.features = 16"
+    r"\1.model.dyhead.num_blocks = 1; \1.model.neck.features = \1.model.dyhead.features = 16; "
+    r"\1.model.pretrained, \1.model.backbone = '', 'dyhead_jax.backbones.resnet:ResNet'; "
+    r"\1.model.backbone.depth, \1.model.backbone.width = 18, 4"
 )
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
@@ -34,6 +36,7 @@ def test_it_runs(path, tmp_path):
     done = subprocess.run([sys.executable, "cells.py"], check=False, **options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("boxes, the same")
+    assert re.search(r"^start from runs/notebook: (\d+) of \d+ arrays", done.stdout, re.MULTILINE)
 
 
 def test_there_is_one():

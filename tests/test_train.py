@@ -434,14 +434,3 @@ def test_a_finished_run_is_trained_longer(runs, whole, tmp_path):
     assert ours.keys() == wanted.keys()
     for name in wanted:
         np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
-
-
-@pytest.mark.long
-def test_a_run_starts_from_another(runs, whole, tmp_path):
-    code, out, error = runs.finish(tmp_path / "next", f"--config.model.init={whole[0]}", "--config.run.steps=1")
-    assert code == 0, error
-    arrays = len(saved_state(whole[0], STEPS))
-    assert f"start from {whole[0]}: {arrays} of {arrays} arrays" in out
-    code, _, error = runs.finish(tmp_path / "none", f"--config.model.init={tmp_path / 'absent.npz'}")
-    assert code == 1
-    assert error.splitlines() == [f"error: {tmp_path / 'absent.npz'}: no such file"]

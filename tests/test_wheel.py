@@ -56,6 +56,9 @@ def test_training_outside_of_the_repository(site, tmp_path):
         "--config.model.dyhead.task.factor=0.25", "--config.data.source.train_images=8", "--config.model.pretrained=",
         "--config.data.source.val_images=2", "--config.data.batch_size=2", "--config.data.source.size=64",
         "--config.data.canvases=((64,64),)", "--config.data.short_side=(64,)", "--config.run.parallel=single",
+        "--config.model.backbone=dyhead_jax.backbones.resnet:ResNet", "--config.model.backbone.depth=18",
+        "--config.model.backbone.width=4", "--config.model.neck.features=8", "--config.model.dyhead.features=8",
+        "--config.model.dyhead.norm_groups=4", "--config.model.dyhead.num_blocks=1",
         f"--config.run.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
     ]  # fmt: skip
     trained = python(site, tmp_path, "-m", "dyhead_jax.train", *options)

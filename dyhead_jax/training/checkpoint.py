@@ -27,6 +27,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSave
+from jax.experimental import multihost_utils
 
 from dyhead_jax.command import one_line, real
 from dyhead_jax.config import Config, to_json
@@ -119,6 +120,8 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
+        # before the others look at the folder, process 0 has deleted old ones
+        multihost_utils.sync_global_devices("old checkpoints are deleted")
         if step in self.steps():
             return
         trees = {

@@ -3,6 +3,9 @@
 import sys
 import time
 
+import dyhead_jax.train  # noqa: F401  before JAX, which would set how much XLA says
+
+# isort: split
 import jax
 import jax.numpy as jnp
 

@@ -329,6 +329,19 @@ def test_nothing_is_deleted_before_the_new_one_was_read_back(two, monkeypatch):
     assert stored.steps_in(two) == [1, 2, 3]
 
 
+def test_no_process_looks_at_the_folder_while_old_ones_are_deleted(two, monkeypatch):
+    order = []
+    with Checkpoints(two) as checkpoints:
+        for owner, name in (
+            (checkpoints, "wait"), (checkpoint.multihost_utils, "sync_global_devices"), (checkpoints, "steps"),
+            (checkpoints._manager, "reload"),
+        ):  # fmt: skip
+            call = getattr(owner, name)
+            monkeypatch.setattr(owner, name, lambda *a, name=name, call=call: (order.append(name), call(*a))[1])
+        checkpoints.save(small(3), {})
+        assert order == ["wait", "sync_global_devices", "steps", "reload"]
+
+
 def save_and_go_on(checkpoints):
     checkpoints.save(small(3), {})
     for _ in range(6000):

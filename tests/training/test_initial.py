@@ -160,6 +160,8 @@ def test_a_file_has_the_names_of_this_package_or_of_another(tmp_path):
         assert set(given) == set(flatten_dict(variables)), name
         for path, leaf in given.items():
             np.testing.assert_array_equal(leaf, flatten_dict(variables)[path])
+    with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
+        initial.read(tmp_path / "absent.npz", model)
 
 
 @pytest.mark.long
