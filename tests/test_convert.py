@@ -315,6 +315,7 @@ def test_wrong_usage(arguments, shell, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_the_options_of_a_warning_are_options(small, small_file, shell, tmp_path):
     state = state_dict.save(layouts.detector(SMALL, "official"), small)
     state |= {"pixel_mean": np.array([103.53, 116.28, 123.675], np.float32), "pixel_std": np.ones(3, np.float32)}

@@ -228,7 +228,8 @@ def test_branches_leave_the_last_block(fork, scan, remat):
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["FCOS", *(pytest.param(k, marks=pytest.mark.long) for k in ("ATSS", "RetinaNet"))])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["FCOS", "ATSS", "RetinaNet"])
 def test_a_detector_trains_with_two_branches(fork, kind):
     head = {
         "ATSS": configs.ATSSConfig(anchor_scale=2.0),

@@ -59,7 +59,7 @@ ALIKE += [a for a in ARGUMENTS if Path(a).name.startswith("variants.py:")]  # te
 # whose steps are those with DyHead and that of atss_r50_1x
 PLAIN = re.compile(r"^atss_(r101|x101_64x4d(_dcn)?|swin_.)_[12]x$")
 # of those that `make test` traces too, one a backbone and one a head; the others are left to `make test-all`
-SHORT_BUILDS = re.compile("^(atss_r50_dyhead_1x:reproduction|fcos_r50_1x|bccd_lite0|atss_swin_t_2x)$")
+SHORT_BUILDS = re.compile("^(fcos_r50_1x|bccd_lite0|atss_swin_t_2x)$")
 MODELS = [a for a in once([repr(config.model) for config in CONFIGS.values()]) if a not in ALIKE]
 
 

@@ -47,6 +47,7 @@ def test_about(answers):
     assert answers.about() == {"classes": classes, "step": 7, "lowest_score": LOWEST_SCORE}
 
 
+@pytest.mark.long
 def test_objects_are_those_of_the_model_also_when_asked_at_once(answers, loaded):
     model = Model(loaded)
     expected = [model(pixels, LOWEST_SCORE) for pixels in PIXELS]

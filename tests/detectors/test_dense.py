@@ -105,6 +105,7 @@ def test_detections(detector):
     np.testing.assert_allclose(swapped.boxes[::-1], boxes, atol=1e-3)
 
 
+@pytest.mark.long
 def test_parts_by_configuration():
     """Towers behind DyHead, DyHead in their place, or towers alone, are a matter of two numbers."""
     for detector, layer in ((RetinaNet, "class_tower"), (FCOS, "box_tower"), (RepPoints, "point_tower")):

@@ -33,9 +33,8 @@ def test_a_missing_package_is_named(workdir, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "platform", [pytest.param(p, marks=[] if p == "tpu" else pytest.mark.long) for p in stablehlo.PLATFORMS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("platform", stablehlo.PLATFORMS)
 def test_the_branch_of_each_platform_finds_the_same(platform, workdir):
     """All forms run on a CPU too."""
     loaded = load_for_inference(workdir)

@@ -16,6 +16,7 @@ from dyhead_jax.detectors.retinanet import RetinaNet
 from dyhead_jax.training import initial, optim, steps
 from dyhead_jax.types import Batch
 from dyhead_jax.weights import files, layouts, provenance, state_dict
+from dyhead_jax.weights.npz import WeightsFileError
 from tests.detectors import tiny
 
 OLD, NEW = ("cat", "dog", "cow"), ("bird", " Dog ", "cat", "sheep")
@@ -160,7 +161,7 @@ def test_a_file_has_the_names_of_this_package_or_of_another(tmp_path):
         assert set(given) == set(flatten_dict(variables)), name
         for path, leaf in given.items():
             np.testing.assert_array_equal(leaf, flatten_dict(variables)[path])
-    with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
+    with pytest.raises(WeightsFileError, match=r"absent\.npz"):
         initial.read(tmp_path / "absent.npz", model)
 
 

@@ -174,7 +174,9 @@ def test_a_divided_state_stays_divided(variables):
     assert any(leaf.size > 4 and not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(after))
 
 
-@pytest.mark.parametrize(("kind", "shard_state"), [("pmap", 1), ("jit", 1), ("jit", 4)])
+@pytest.mark.parametrize(
+    ("kind", "shard_state"), [("pmap", 1), ("jit", 1), pytest.param("jit", 4, marks=pytest.mark.long)]
+)
 def test_seeds_share_a_program_that_draws_as_one_with_the_seed_in_it(kind, shard_state, variables):
     devices = parallel.make(kind, 8, 1, shard_state)
     model = TinyDetector(axis_name=devices.axis_name, dropout=0.5)

@@ -50,6 +50,7 @@ def numbers(lineage: str) -> tuple[int, ...]:
 MMDET = {"dyhead": DyHeadConfig(dcn_bias=False, lineage="mmdet")}
 
 
+@pytest.mark.long
 @needs_names
 def test_full_size_mmdetection_model():
     theirs = json.loads(NAMES.read_text())["mmdet atss_r50-caffe_fpn_dyhead (full size)"]
@@ -93,6 +94,7 @@ def test_full_size_official_model():
     assert not found.kept
 
 
+@pytest.mark.long
 @needs_names
 def test_official_swin():
     theirs = json.loads(NAMES.read_text())["official swint names (tiny widths; prefix backbone.backbone.bottom_up.)"]
