@@ -59,6 +59,7 @@ def test_a_loss_that_is_nan_is_kept_with_its_images(
         failure.replay(dump)
 
 
+@pytest.mark.long
 def test_a_window_of_steps_is_traced_and_the_rate_is_scaled(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,7 +181,6 @@ def reduced(config: schema.Config) -> schema.Config:
 
 REDUCED = {argument: reduced(config) for argument, config in CONFIGS.items()}
 STEPS = [a for a in once([repr(c) for c in REDUCED.values()]) if a not in ALIKE and not PLAIN.match(name(a))]
-SHORT = ("retinanet_r50_1x",)  # the others are long
 
 
 def make_batch() -> Batch:
@@ -199,9 +198,8 @@ def make_batch() -> Batch:
     )
 
 
-@pytest.mark.parametrize(
-    "argument", [pytest.param(a, marks=[] if name(a) in SHORT else pytest.mark.long) for a in STEPS], ids=name
-)
+@pytest.mark.long
+@pytest.mark.parametrize("argument", STEPS, ids=name)
 def test_it_takes_a_training_step(argument, monkeypatch):
     monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     monkeypatch.setitem(resnet.DEPTHS, 50, (True, (1, 1, 1, 1)))

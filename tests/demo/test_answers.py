@@ -70,6 +70,7 @@ def test_a_photograph_is_turned_upright(answers):
     assert {**turned, "milliseconds": 0} == {**plain, "milliseconds": 0}
 
 
+@pytest.mark.long
 def test_samples_are_those_of_look(answers, loaded):
     record = Recorder(loaded)(PIXELS[1])
     answer = answers.taps(encoded(PIXELS[1]), (22.0, 41.0), 1, None)

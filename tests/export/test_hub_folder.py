@@ -74,6 +74,7 @@ def test_the_files_are_those_of_the_hub(exported, workdir):
     assert all(root.encode() not in path.read_bytes() for path in exported.iterdir())  # nobody's folders
 
 
+@pytest.mark.long
 def test_check_compares_and_an_exported_folder_is_exported_again(exported, tmp_path):
     picture = tmp_path / "a.png"
     tiny_run.Image.fromarray(tiny_run.noise(50, 60)).save(picture)

@@ -132,6 +132,7 @@ def test_photographs_are_upright(orientation, model, tmp_path):
         same(model(opened, score=0), found)
 
 
+@pytest.mark.long
 def test_one_program_a_canvas_whatever_the_threads(workdir):
     model = dyhead_jax.load(workdir)
     traced = []

@@ -104,7 +104,7 @@ def test_an_integer_offset_is_a_shift(implementation):
 
 @pytest.mark.parametrize(
     ("setting", "spread"),
-    [(SETTINGS[0], 5), *(pytest.param(s, 30, marks=pytest.mark.long if s != SETTINGS[1] else []) for s in SETTINGS)],
+    [(SETTINGS[0], 5), *(pytest.param(s, 30, marks=pytest.mark.long) for s in SETTINGS)],
     ids=str,
 )
 def test_windows_and_what_lies_beyond_them_equal_gathers(setting, spread):

@@ -33,7 +33,7 @@ def build(case, implementation):
         dcn_bias=official,
         lineage="official" if official else "mmdet",
         implementation=implementation,
-        scan=blocks > (2 if implementation == "auto" else 1),
+        scan=blocks > (2 if implementation == "gather" else 1),
     )
     table = names.dyhead("official" if official else "mmdet", blocks)
     return head, table, weights
