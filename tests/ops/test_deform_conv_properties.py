@@ -1,6 +1,7 @@
 """Deformable convolution for any offsets and pixels, huge, infinite and NaN ones too, and on the smallest maps."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,23 @@ def test_what_is_not_finite_stays_in_its_own_image(implementation, name, value, 
     elif implementation == "gather":  # exactly where one of the four corners of a sample is the pixel
         group = (place % broken["x"][0].size) % 2  # each of the two channels is a deformable group
         assert (bad == reads(v["offsets"][0], group, row, column)).all()
+
+
+@pytest.mark.long
+@EACH
+def test_nor_do_its_gradients_leave_it(implementation):
+    def total(inputs, rest):
+        return jnp.sum(jnp.sin(deform_conv(**rest, **inputs, padding=PADDING, implementation=implementation)))
+
+    run = jax.jit(jax.grad(total))
+    v = made((1, 1))
+    rest = {name: v.pop(name) for name in ("kernel", "bias")}
+    whole = run(v, rest)
+    for name, value in itertools.product(v, (np.nan, np.inf)):
+        broken = {key: np.array(array) for key, array in v.items()}
+        put(broken[name][:1], [(37, value)])
+        for key, found in run(broken, rest).items():
+            np.testing.assert_array_equal(found[1], whole[key][1], err_msg=f"{value} in {name}, gradient of {key}")
 
 
 def reads(offsets, group, row, column):
