@@ -1,14 +1,11 @@
-"""`benchmarks/gpu.sh`: parts under time limits, lines that outlive them, the page, and ours equal to torchvision's."""
+"""`benchmarks/gpu.sh`: parts under time limits, lines that outlive them, and the page. `.ci/run` rehearses the whole."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from dyhead_jax.measure import timing
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
@@ -88,25 +85,3 @@ def test_a_part_ends_at_its_limit(tmp_path):
         assert runner.call(slow, {}, log, 2.0) == (124, "stopped after 2 s")
         assert runner.call([sys.executable, "-c", "raise SystemExit(3)"], {}, log, 20.0)[0] == 3
     assert (tmp_path / "log").read_text() == "begun\n"
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("part", ["operator", "block"])
-def test_a_rehearsal_compares_all_forms(part, tmp_path, monkeypatch):
-    from gpu import parts
-    from gpu.rounds import Rows
-
-    monkeypatch.setattr(timing, "SHORTEST", 0.0)
-    plan = parts.REHEARSAL
-    parts.PARTS[part](Rows(tmp_path / "rows.jsonl", part), plan, tmp_path)
-    rows = [json.loads(text) for text in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    timed = [row for row in rows if "median_s" in row]
-    forms = {"gather", "windows", "dense"} if part == "operator" else {"gather"}
-    assert {row["name"] for row in timed if row["ours"]} == forms
-    assert {row["what"] for row in timed} == {"forward", "forward+backward"}
-    assert [row for row in timed if not row["equal"]] == []
-    if importlib.util.find_spec("torchvision") is None:
-        assert {row["reference"] for row in timed} == {"gather in float32"}
-        pytest.skip('equal to "gather" in float32; not compared with torchvision, which is not installed')
-    assert {row["reference"] for row in timed} == {"torchvision in float32"}
-    assert all(row["torchvision_over_ours"] > 0 for row in timed if row["ours"])
