@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.sh`: parts under time limits, lines that outlive them, and the page. `.ci/run` rehearses the whole."""
+"""`benchmarks/gpu.sh`: parts under time limits, lines that outlive them, the page. `.ci/run` rehearses the whole."""
 
 import json
 import sys
