@@ -7,12 +7,11 @@ from dyhead_jax.ops import backend
 from dyhead_jax.ops.backend import Backend
 
 FORMS = ("gather", "dense", "windows")
-# Maps of at most this many pixels are read by "dense", larger ones by the form in LARGE. TPU, forward + backward: at
-# 25x42 "dense" and "windows" both take .465 ms; at 13x21 "dense" .080 and "windows" .169; at 50x84 4.918 and 1.371,
-# "gather" 3.206. Not measured: libtpu 0.0.50.1's estimates for a v5e, 256 channels, bfloat16, November 2026, with a
-# 64th of the positions beyond their windows, which were of one size then and cut row by row; not computed since.
-# `python -m dyhead_jax.benchmark tpu-forms` does.
-DENSE_PIXELS = {Backend.CPU: 0, Backend.GPU: 0, Backend.TPU: 1050}
+# Maps of at most this many pixels are read by "dense", larger ones by the form in LARGE. TPU, ms forward + backward: at
+# 13x21 "dense" .080 and narrow "windows" .108; at 25x42 .465 and .296; at 50x84 4.918 and .891, "gather" 3.206. Not
+# measured: libtpu 0.0.50.1's estimates for a v5e, 256 channels, bfloat16, November 2026, with a 64th of the positions
+# beyond their windows (benchmarks/results/tpu_forms_v5e.md).
+DENSE_PIXELS = {Backend.CPU: 0, Backend.GPU: 0, Backend.TPU: 467}
 LARGE = {Backend.CPU: "gather", Backend.GPU: "gather", Backend.TPU: "windows"}
 
 # On CPUs, bytes of one tap's samples that are processed at a time, so that they stay in the cache; 0 is all at once.
