@@ -8,7 +8,7 @@ as decoding again, so only suspicious pictures are looked at. (Pillow notices wh
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _whole: set[tuple[int, int]] = set()  # length and checksum of JPEGs that were looked at: each once in a process
 
 
@@ -61,7 +62,7 @@ def _png(encoded: bytes) -> str | None:
 def _jpeg(encoded: bytes, image: Image.Image, decode: Callable[[bytes], np.ndarray]) -> str | None:
     corner = image.getpixel((image.width - 1, image.height - 1))
     grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))
-    if not grey and encoded.count(b"\xff\xda") < 2:  # one scan: most photographs end here, at next to no cost
+    if not grey and _is_in_one_scan(encoded):  # as most photographs are; no more than their headers are read
         return None
     scans, missing, end = _scans(encoded)
     if not (grey or scans > 1) or end is None:
@@ -79,23 +80,42 @@ def _jpeg(encoded: bytes, image: Image.Image, decode: Callable[[bytes], np.ndarr
     return None
 
 
+def _segments(encoded: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Of each segment of a JPEG its marker, its content and where it begins. A content, which may hold a small picture,
+    is not looked through."""
+    position = 2
+    while (found := _MARKER.search(encoded, position)) is not None:
+        marker, position, content = found.group(1)[0], found.end(), b""
+        if marker not in (0x01, 0xD9) and position + 2 <= len(encoded):
+            content = encoded[position + 2 : position + int.from_bytes(encoded[position : position + 2], "big")]
+            position += 2 + len(content)
+        yield marker, content, found.start()
+
+
+def _is_in_one_scan(encoded: bytes) -> bool:
+    """Whether the first scan of a JPEG brings all components in full."""
+    components = 0
+    for marker, content, _ in _segments(encoded):
+        if marker in _FRAMES and len(content) >= 6:
+            if marker in _PROGRESSIVE:
+                return False
+            components = content[5]
+        elif marker == 0xDA and content:
+            return content[0] == components
+    return False
+
+
 def _scans(encoded: bytes) -> tuple[int, bool, int | None]:
     """The number of scans of a JPEG, whether there are coefficients that no scan brings in full, and where its end
     marker is."""
     components: dict[int, np.ndarray] = {}
-    progressive, scans, position = False, 0, 2
-    while (found := _MARKER.search(encoded, position)) is not None:
-        marker, start = found.group(1)[0], found.end()
+    progressive, scans = False, 0
+    for marker, segment, begin in _segments(encoded):
         if marker == 0xD9:
             missing = any((bits > 0).any() for bits in components.values())
-            return scans, missing, found.start()
-        if marker == 0x01 or start + 2 > len(encoded):
-            position = start
-            continue
-        segment = encoded[start + 2 : start + int.from_bytes(encoded[start : start + 2], "big")]
-        position = start + 2 + len(segment)
+            return scans, missing, begin
         if marker in _FRAMES and len(segment) >= 6:
-            progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            progressive = marker in _PROGRESSIVE
             components = {segment[i]: np.full(64, 99) for i in range(6, len(segment) - 2, 3)}
         elif marker == 0xDA and segment:
             scans += 1

@@ -43,6 +43,21 @@ def test_a_png_that_ends_cleanly_too_early(pixels: np.ndarray) -> None:
             images.decode(png(pixels, rows), "pic.png")
 
 
+def test_only_headers_of_a_jpeg_in_one_scan_are_read() -> None:
+    exif = b"Exif\0\0" + jpeg(NOISE[:8])  # the small picture that a camera puts in has a scan of its own
+    for mode in ("L", "RGB", "CMYK"):
+        assert complete._is_in_one_scan(jpeg(NOISE, mode))
+        assert complete._is_in_one_scan(jpeg(NOISE, mode, exif=exif))
+        assert not complete._is_in_one_scan(jpeg(NOISE, mode, progressive=True, exif=exif))
+    whole = jpeg(NOISE)
+    scan = whole.index(b"\xff\xda")
+    parted = (
+        whole[:scan] + b"\xff\xda\0\x08\x01" + whole[scan + 5 : scan + 7] + whole[scan + 11 :]
+    )  # the first component
+    assert not complete._is_in_one_scan(parted)
+    assert not complete._is_in_one_scan(whole[:scan])
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "I;16"])
 def test_black_pngs_of_every_mode_are_whole(mode: str) -> None:
     for size in ((1, 1), (7, 5), (33, 20)):
