@@ -190,5 +190,5 @@ def test_ctrl_c_is_the_programs_own_again_after_a_command():
     assert exit_code(lambda: None) == 0
     assert signal.getsignal(signal.SIGINT) is before
     # what it was before: a shell's background jobs ignore it
-    code = "import signal, sys; before = signal.getsignal(2); import dyhead_jax; sys.exit(signal.getsignal(2) != before)"
+    code = "import signal, sys; old = signal.getsignal(2); import dyhead_jax; sys.exit(signal.getsignal(2) != old)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0  # a library leaves it alone
