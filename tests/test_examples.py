@@ -36,7 +36,8 @@ def test_it_runs(path, tmp_path):
     done = subprocess.run([sys.executable, "cells.py"], check=False, **options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("boxes, the same")
-    assert re.search(r"^start from runs/notebook: (\d+) of \d+ arrays", done.stdout, re.MULTILINE)
+    taken, all_of_it = re.findall(r"^start from runs/notebook: (\d+) of (\d+) arrays", done.stdout, re.MULTILINE)[0]
+    assert int(all_of_it) - int(taken) == 4  # those of the new attention: two Dense layers
 
 
 def test_there_is_one():

@@ -4,8 +4,8 @@ An operation is an instruction that runs by itself: a fusion is one, what is ins
 libtpu wrote beside it (`estimated_cycles`); to copies between memories it gives none, and little to what it counts as
 done at the same time. Its bytes are those of its operands and results that lie in HBM, of the elements without the
 padding of layouts: of an operand of which only slices are read, those slices, and of a result that is updated in place,
-the update. A copy that the compiler made belongs to what reads it. Where the program chooses between several ways by
-its data, the first of them counts: of the form "windows" of the deformable convolution that with narrow windows.
+the update. A copy that the compiler made belongs to what reads it. Of several branches that the program
+chooses from by its data the first counts.
 """
 
 import math

@@ -51,10 +51,8 @@ def test_only_headers_of_a_jpeg_in_one_scan_are_read() -> None:
         assert not complete._is_in_one_scan(jpeg(NOISE, mode, progressive=True, exif=exif))
     whole = jpeg(NOISE)
     scan = whole.index(b"\xff\xda")
-    parted = (
-        whole[:scan] + b"\xff\xda\0\x08\x01" + whole[scan + 5 : scan + 7] + whole[scan + 11 :]
-    )  # the first component
-    assert not complete._is_in_one_scan(parted)
+    first = b"\xff\xda\0\x08\x01" + whole[scan + 5 : scan + 7] + whole[scan + 11 :]  # of the three components
+    assert not complete._is_in_one_scan(whole[:scan] + first)
     assert not complete._is_in_one_scan(whole[:scan])
 
 

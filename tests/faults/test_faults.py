@@ -23,8 +23,13 @@ def test_no_flipped_bit_or_cut_file_is_silently_wrong(tmp_path):
     assert "named" in said
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.mark.long
-def test_runs_come_through(tmp_path):
-    runs = Runs(tmp_path)
-    for case in (cases.damaged_newest, cases.full_disk, cases.second_run):
-        case(runs, np.random.default_rng(0))
+@pytest.mark.parametrize("name", ["damaged_newest", "full_disk", "second_run"])
+def test_runs_come_through(name, runs):
+    said = cases.CASES[name](runs, np.random.default_rng(0))  # raises AssertionError if anything is lost or wrong
+    assert said

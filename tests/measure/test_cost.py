@@ -66,7 +66,7 @@ def atss(blocks: int, **head) -> ModelConfig:
     )
 
 
-BLOCKS = {1: 21.2, 2: 42.4, 10: 212.1}  # the reference's other rows are as many times the first
+BLOCKS = {1: 21.2, 2: 42.4, 4: 84.8, 6: 127.3, 8: 169.7, 10: 212.1}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,10 @@ def test_operations_are_what_runs_by_itself_with_its_slices_and_updates():
     assert found["scaled"].moved == 3 * MAP
 
 
-def test_of_several_branches_the_first_counts():
+@pytest.mark.parametrize(
+    "spelling", ["branch_computations={%narrow, %wide}", "true_computation=%narrow, false_computation=%wide"]
+)
+def test_of_several_branches_the_first_counts(spelling):
     branches = """
 %narrow (n: f32[4]) -> f32[4] {
   ROOT %short = f32[4]{0} negate(%n), backend_config={"window_config":{"estimated_cycles":"10"}}
@@ -43,8 +46,8 @@ def test_of_several_branches_the_first_counts():
 }
 
 ENTRY %main (x: f32[4], i: s32[]) -> f32[4] {
-  ROOT %chosen = f32[4]{0} conditional(%i, %x, %x), branch_computations={%narrow, %wide}
-}"""
+  ROOT %chosen = f32[4]{0} conditional(%i, %x, %x), SPELLING
+}""".replace("SPELLING", spelling)
     assert [operation.name for operation in hlo_costs.operations(branches)] == ["short"]
 
 

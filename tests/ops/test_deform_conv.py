@@ -159,7 +159,7 @@ def test_on_the_rim_value_and_gradients_are_zero(implementation, at):
     assert all(not g.any() for g in grads)
 
 
-@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "auto"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_at_pixels_the_slope_is_that_towards_the_next_pixel(implementation):
     """As in the references, and where every sample lies before the first step. A coordinate just below a whole number,
     which float32 rounds up when the floor is taken off, belongs to the pixel before."""
