@@ -38,9 +38,6 @@ PRODUCTS = {
     "class_tower": "towers and predictors",
     "box_tower": "towers and predictors",
     "losses_from_maps": "targets and losses",
-    # the equations of `resize.upsample_align_corners`
-    "Hh": "DyHead: rest of spatial",
-    "Wv": "DyHead: rest of spatial",
 }
 
 

@@ -31,10 +31,12 @@ def multiply_adds(program: ClosedJaxpr, parts: Container[str]) -> Counter[str]:
             if kind in ("dot_general", "conv_general_dilated"):
                 counts[operation_part or "other"] += times * _products(eqn) if all(depends) else 0
                 continue
-            loop = kind in ("scan", "while")
+            if kind == "scan":  # what is carried may come to depend on the inputs, what all rounds share does not
+                first, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+                depends[first : first + carried] = [True] * carried
             for inner in inner_jaxprs(eqn):
                 count = len(inner.invars)
-                known = not loop and count <= len(depends)
+                known = kind != "while" and count <= len(depends)
                 rounds = eqn.params["length"] if kind == "scan" else 1
                 inputs_depend = depends[len(depends) - count :] if known else [True] * count
                 walk(inner, inputs_depend, times * rounds, operation_part)

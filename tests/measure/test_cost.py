@@ -10,6 +10,7 @@ import pytest
 
 from dyhead_jax import benchmark, command
 from dyhead_jax.config import ATSSConfig, DyHeadConfig, FPNConfig, ModelConfig, ResNetConfig
+from dyhead_jax.dyhead import DyHead
 from dyhead_jax.measure import cost
 from dyhead_jax.measure.multiply_adds import multiply_adds
 from dyhead_jax.ops import backend, depthwise
@@ -42,6 +43,24 @@ def test_a_loop_counts_as_often_as_it_runs():
 def test_what_no_parameter_meets_is_not_counted():
     assert count(lambda x: upsample_align_corners(x, (8, 12)), (1, 4, 6, 5)) == 0
     assert count(lambda x: jnp.tanh(x) * 3 + x.sum(), (4, 5)) == 0
+
+
+def test_a_constant_that_all_rounds_share_is_not_counted():
+    def loop(x, w):
+        return jax.lax.scan(lambda c, _: (upsample_align_corners(c @ w, (4, 6)), None), x, length=7)[0]
+
+    assert count(loop, (1, 4, 6, 5), (5, 5)) == 7 * 4 * 6 * 5 * 5
+
+
+def test_scanned_blocks_count_as_blocks():
+    pyramid = [jax.ShapeDtypeStruct((1, n, n, 8), jnp.float32) for n in (8, 4)]
+    found = []
+    for scan in (False, True):
+        head = DyHead(num_blocks=3, features=8, norm_groups=4, scan=scan)
+        variables = jax.eval_shape(head.init, jax.random.key(0), pyramid)
+        found.append(multiply_adds(jax.make_jaxpr(head.apply)(variables, pyramid), ("spatial", "scale", "task")))
+    assert found[0] == found[1]
+    assert found[0]["spatial"] > 0
 
 
 def test_a_deformable_convolution_counts_as_a_plain_one():
