@@ -32,7 +32,10 @@ def multiply_adds(program: ClosedJaxpr, parts: Container[str]) -> Counter[str]:
                 counts[operation_part or "other"] += times * _products(eqn) if all(depends) else 0
                 continue
             if kind == "scan":  # what is carried may come to depend on the inputs, what all rounds share does not
-                first, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+                body = eqn.params["jaxpr"].jaxpr
+                stacked = sum(map(_shapes_differ, eqn.invars, body.invars))
+                carried = len(eqn.outvars) - sum(map(_shapes_differ, eqn.outvars, body.outvars))
+                first = len(eqn.invars) - stacked - carried
                 depends[first : first + carried] = [True] * carried
             for inner in inner_jaxprs(eqn):
                 count = len(inner.invars)
@@ -43,6 +46,11 @@ def multiply_adds(program: ClosedJaxpr, parts: Container[str]) -> Counter[str]:
 
     walk(program.jaxpr, [True] * len(program.jaxpr.invars), 1, None)
     return +counts
+
+
+def _shapes_differ(outside: Any, inside: Any) -> bool:
+    """Whether a value of a scan is stacked over its rounds. The operation's own record of this varies with JAX."""
+    return outside.aval.shape != inside.aval.shape
 
 
 def _products(eqn: Any) -> int:
