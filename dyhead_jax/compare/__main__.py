@@ -13,17 +13,21 @@ from dyhead_jax.compare import CompareError
 DESCRIPTION = """Trains configs with several seeds each and compares them: one table, one picture.
 
 A CONFIG is what --config of dyhead_jax.train takes. With options of its own it stands in quotes; NAME=CONFIG gives its
-row a name. --config.NAME=VALUE outside of quotes is for all of them. Gains are over the first one, seed by seed.
+row a name. --config.NAME=VALUE outside of quotes is for all of them. Gains are over the first one, seed by seed; a lone
+/ begins another group of configs, with gains over the first of that group.
 
 Runs follow each other: the first seed of every config, then the second. After each the folder has
     table.md, table.json    AP over seeds, gains, parameters, multiply-adds, time of a step, memory; and in which other
                             options the configs differ, so that a longer training is not taken for a better model
+    bars.png                AP, its spread over seeds and the gains
     curves.png              AP against steps and against seconds
     CONFIG/seed0/           the folder of each run, as dyhead_jax.train leaves it, with seed0.log beside it
 All seeds of a config share its compiled programs. A run that fails is named and the others go on (exit code 1 at the
 end). SIGTERM saves the step of the run that is on and ends with 75. The same command goes on where it ended, and with
 more configs or a larger --seeds runs only what is new."""
 EXAMPLES = """  python -m dyhead_jax.compare shapes_grid:atss,plain shapes_grid:atss --workdir runs/dyhead --seeds 3
+  python -m dyhead_jax.compare shapes_grid:fcos,plain shapes_grid:fcos / shapes_grid:reppoints,plain \
+      shapes_grid:reppoints --workdir runs/detectors
   python -m dyhead_jax.compare A.py B.py --workdir runs/ab --config.run.steps=300 --out results.md
   python -m dyhead_jax.compare demo_shapes 'demo_shapes --config.model.dyhead.task=mine:MyTask' --workdir runs/task
   python -m dyhead_jax.compare $(for n in 1 2 4; do echo depth$n=configs/depth.py:$n; done) --workdir runs/depth"""
@@ -72,7 +76,7 @@ def _main() -> int:
 
     with Progress(planned) as progress:
         code = runs.go_through(planned, train, write, machine() if progress.left else {})
-    print(f"\n{text}\n{options.workdir / 'table.md'}, {options.workdir / 'curves.png'}")
+    print(f"\n{text}\n{options.workdir / 'table.md'}, {options.workdir / 'bars.png'}, {options.workdir / 'curves.png'}")
     if code:
         print("stopped; the same command goes on from there", flush=True)
         return code

@@ -11,6 +11,7 @@ from dyhead_jax import command
 from dyhead_jax.command import UsageError
 from dyhead_jax.config import Config, ConfigError, ShapesConfig, flags
 
+SEPARATOR = "/"  # between groups
 LONGEST_NAME = 100  # characters: it becomes the name of a folder
 
 
@@ -19,7 +20,8 @@ class Candidate:
     """A row of the table.
 
     name: what it is called; file: as `--config` takes it; overrides: arguments `--config.NAME=VALUE` in the order in
-    which they count; config: with these, of the first seed; folder: the name of the folder of its runs.
+    which they count; config: with these, of the first seed; folder: the name of the folder of its runs; baseline: the
+    name of the first candidate of its group, which may be itself.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Candidate:
     overrides: tuple[str, ...]
     config: Config
     folder: str
+    baseline: str
 
     def arguments(self, seed: int) -> list[str]:
         """For `python -m dyhead_jax.train`."""
@@ -42,12 +45,16 @@ def read(texts: Sequence[str], common: Sequence[str], workdir: Path, evaluations
     """The candidates of a command line, checked.
 
     texts: each a config as `--config` takes it, with options of its own behind it (`A.py --config.run.steps=9`), and a
-    name before it (`mine=A.py`) if it is not to be called by its file and options. common: options of all, which come
-    before their own. workdir: of the comparison; drawn pictures and compiled programs are shared in it. evaluations: in
-    a run, evenly spaced, unless an option says it.
+    name before it (`mine=A.py`) if it is not to be called by its file and options; or `SEPARATOR`, behind which another
+    group begins. common: options of all, which come before their own. workdir: of the comparison; drawn pictures and
+    compiled programs are shared in it. evaluations: in a run, evenly spaced, unless an option says it.
     Raises UsageError and ConfigError, which name the candidate.
     """
-    candidates = [_read(text, common, workdir, evaluations) for text in texts]
+    candidates: list[Candidate] = []
+    for group in _groups(texts):
+        found = [_read(text, common, workdir, evaluations) for text in group]
+        candidates += [dataclasses.replace(one, baseline=found[0].name) for one in found]
+    texts = [text for text in texts if text != SEPARATOR]
     for what in ("name", "folder"):
         seen: dict[str, str] = {}
         for text, candidate in zip(texts, candidates, strict=True):
@@ -56,6 +63,18 @@ def read(texts: Sequence[str], common: Sequence[str], workdir: Path, evaluations
                 raise UsageError(f"{seen[value]!r} and {text!r} have the same {what}, {value}; give one by NAME=CONFIG")
             seen[value] = text
     return candidates
+
+
+def _groups(texts: Sequence[str]) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    for text in texts:
+        if text == SEPARATOR:
+            groups.append([])
+        else:
+            groups[-1].append(text)
+    if [] in groups:
+        raise UsageError(f"{' '.join(texts)}: {SEPARATOR} stands between two groups of configs")
+    return groups
 
 
 def _read(text: str, common: Sequence[str], workdir: Path, evaluations: int) -> Candidate:
@@ -84,7 +103,7 @@ def _read(text: str, common: Sequence[str], workdir: Path, evaluations: int) -> 
     folder = re.sub(r"[^\w.,=+-]+", "_", called).strip("._")
     if not folder or len(folder) > LONGEST_NAME:
         raise UsageError(f"{text!r}: its name {called!r} cannot be that of a folder; give one by NAME=CONFIG")
-    return Candidate(called, file, (*given, *ours), config, folder)
+    return Candidate(called, file, (*given, *ours), config, folder, called)
 
 
 def _shared(config: Config, given: Sequence[str], workdir: Path, evaluations: int) -> list[str]:

@@ -13,7 +13,7 @@ STARTING_WEIGHTS = ("model.init", "model.pretrained")
 
 @dataclass(frozen=True)
 class Difference:
-    """An option that one config has otherwise than the first. name: as on the command line, without `--config.`."""
+    """An option that one config has otherwise than its baseline. name: as on the command line, without `--config.`."""
 
     name: str
     first: Any
@@ -35,8 +35,8 @@ def find(first: Config, other: Config) -> list[Difference]:
     return [difference for difference in found if difference.name not in NOT_COMPARED]
 
 
-def notes(names: Sequence[str], differences: Mapping[str, Sequence[Difference]]) -> list[str]:
-    """Lines of Markdown. names: of all candidates, the first one first; differences: of each of the others."""
+def notes(differences: Mapping[str, Sequence[Difference]], baselines: Mapping[str, str]) -> list[str]:
+    """Lines of Markdown. Both by the name of each candidate that has a baseline."""
     lines = []
     for of_the_model, title in (
         (False, "**Not the same training**: besides the model these differ, and may be what the table shows:"),
@@ -44,14 +44,15 @@ def notes(names: Sequence[str], differences: Mapping[str, Sequence[Difference]])
     ):
         part = [
             f"- `{name}`: " + "; ".join(str(difference) for difference in chosen)
-            for name in names[1:]
-            if (chosen := [d for d in differences[name] if d.is_of_the_model == of_the_model])
+            for name, found in differences.items()
+            if (chosen := [d for d in found if d.is_of_the_model == of_the_model])
         ]
         if part:
             lines += ["", title, "", *part]
-    same = [name for name in names[1:] if not differences[name]]
-    if same:
-        lines += ["", f"The same config as `{names[0]}`: " + ", ".join(f"`{name}`" for name in same)]
+    for baseline in dict.fromkeys(baselines.values()):
+        same = [name for name, found in differences.items() if not found and baselines[name] == baseline]
+        if same:
+            lines += ["", f"The same config as `{baseline}`: " + ", ".join(f"`{name}`" for name in same)]
     return lines
 
 

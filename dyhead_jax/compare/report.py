@@ -1,4 +1,4 @@
-"""Writes table.md, table.json and curves.png of a comparison, after every run."""
+"""Writes table.md, table.json, bars.png and curves.png of a comparison, after every run."""
 
 import json
 import shlex
@@ -34,10 +34,10 @@ class Report:
         self.candidates, self.runs, self.folder, self.out = candidates, runs, folder, out
         self.command = f"python -m dyhead_jax.compare {shlex.join(arguments)}"
         self.costs = {one.name: _cost(one) for one in candidates}
-        names = [one.name for one in candidates]
-        found = {one.name: differences.find(candidates[0].config, one.config) for one in candidates[1:]}
-        self.differences = found
-        self.notes = differences.notes(names, found)
+        configs = {one.name: one.config for one in candidates}
+        others = [one for one in candidates if one.name != one.baseline]
+        self.differences = {one.name: differences.find(configs[one.baseline], one.config) for one in others}
+        self.notes = differences.notes(self.differences, {one.name: one.baseline for one in others})
 
     def write(self) -> str:
         """Writes all files and returns the table with its notes."""
@@ -63,8 +63,9 @@ class Report:
         write_atomic(self.folder / "table.json", (json.dumps(content, indent=1) + "\n").encode())
         if self.out is not None:
             write_atomic(self.out, text.encode())
+        picture.bars(rows, found, self.folder / "bars.png")
         curves = {name: [result.curve for result in by_seed.values()] for name, by_seed in found.items()}
-        picture.draw(curves, self.folder / "curves.png")
+        picture.curves(curves, self.folder / "curves.png")
         return text
 
     def _text(self, rows: Sequence[table.Row]) -> str:

@@ -20,13 +20,14 @@ class Row:
     """A candidate over its finished seeds; NaN where there is none.
 
     ap, ap50: means. sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of
-    the first candidate with the same seed, mean, lowest and highest over the seeds that both have finished; None for
-    the first itself and where there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that
+    its baseline with the same seed, mean, lowest and highest over the seeds that both have finished; None for a
+    baseline itself and where there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that
     with three seeds that of the first, which compiles, does not count. parameters, multiply_adds: as `benchmark cost`
     counts them.
     """
 
     name: str
+    baseline: str
     finished: tuple[int, ...]
     failed: tuple[int, ...]
     ap: float
@@ -50,20 +51,21 @@ def rows(
     costs: Mapping[str, Cost],
 ) -> list[Row]:
     """One for each candidate, in their order; the mappings are by its name."""
-    first = results[candidates[0].name]
     return [
-        _row(one.name, results[one.name], first if one is not candidates[0] else {}, failed[one.name], costs[one.name])
-        for one in candidates
+        _row(one, results[one.name], results[one.baseline], failed[one.name], costs[one.name]) for one in candidates
     ]
 
 
-def _row(name: str, results: BY_SEED, first: BY_SEED, failed: Sequence[int], cost: Cost) -> Row:
+def _row(candidate: Candidate, results: BY_SEED, baseline: BY_SEED, failed: Sequence[int], cost: Cost) -> Row:
     found = list(results.values())
     aps = [result.scores["AP"] for result in found]
-    gains = [results[seed].scores["AP"] - first[seed].scores["AP"] for seed in results if seed in first]
+    gains = []
+    if candidate.name != candidate.baseline:
+        gains = [results[seed].scores["AP"] - baseline[seed].scores["AP"] for seed in results if seed in baseline]
     device = [result.device_bytes for result in found if result.device_bytes is not None]
     return Row(
-        name=name,
+        name=candidate.name,
+        baseline=candidate.baseline,
         finished=tuple(results),
         failed=tuple(failed),
         ap=_mean(aps),
@@ -84,9 +86,11 @@ def _row(name: str, results: BY_SEED, first: BY_SEED, failed: Sequence[int], cos
 def markdown(table: Sequence[Row], seeds: int) -> str:
     """The table alone. seeds: how many each row is to have."""
     on_device = any(row.device_bytes is not None for row in table)
+    baselines = {row.baseline for row in table}
+    over = f"`{table[0].baseline}`" if len(baselines) == 1 else "the first of its group"
     memory = "device memory, GiB" if on_device else "process memory, GiB"
     lines = tables.header(
-        "config", "AP", "sd", "range", f"gain over `{table[0].name}`, seed by seed", "AP50", "parameters, M",
+        "config", "AP", "sd", "range", f"gain over {over}, seed by seed", "AP50", "parameters, M",
         "multiply-adds, G", "step, ms", memory, "seconds",
     )  # fmt: skip
     for row in table:

@@ -17,8 +17,8 @@ def config(**changes):
     return made
 
 
-def candidate(name, made=None):
-    return Candidate(name, f"{name}.py", (), made or config(), name)
+def candidate(name, made=None, baseline=""):
+    return Candidate(name, f"{name}.py", (), made or config(), name, baseline or name)
 
 
 def rows(scores, speeds):

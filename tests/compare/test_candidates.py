@@ -58,6 +58,13 @@ def test_names_and_options(file, tmp_path):
     assert arguments[-1] == "--config.seed=3"
 
 
+def test_groups(file, tmp_path):
+    found = read(tmp_path, f"a={file}", f"b={file}", "/", f"c={file}", "/", f"d={file}", f"e={file}")
+    assert [(one.name, one.baseline) for one in found] == [
+        ("a", "a"), ("b", "a"), ("c", "c"), ("d", "d"), ("e", "d")
+    ]  # fmt: skip
+
+
 def test_runs_share_pictures_and_programs_and_are_evaluated(file, tmp_path):
     shapes, coco = read(tmp_path, file, f"{file}:coco")
     for one in (shapes, coco):
@@ -85,6 +92,10 @@ def test_runs_share_pictures_and_programs_and_are_evaluated(file, tmp_path):
         (["a={}", "absent.py"], ConfigError, "absent.py: --config=absent.py: no such file"),
         (["{}:" + "x" * 100], UsageError, "cannot be that of a folder"),
         (["a_b={}", "mine:a={}"], ConfigError, "no such file"),
+        (["a={}", "/"], UsageError, "/ stands between two groups of configs"),
+        (["/", "a={}"], UsageError, "/ stands between two groups of configs"),
+        (["a={}", "/", "/", "b={}"], UsageError, "/ stands between two groups of configs"),
+        (["a={}", "/", "a={}"], UsageError, "have the same name, a"),
     ],
 )
 def test_what_is_wrong_is_named(texts, error, message, file, tmp_path):

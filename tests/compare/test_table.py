@@ -25,7 +25,7 @@ COST = Cost({"backbone": 1_500_000, "head": 500_000}, {"backbone": 2_000_000_000
 @pytest.fixture
 def made(tmp_path):
     """Three candidates with three seeds; of `ours` one has not run, and those of `broken` have failed."""
-    candidates = [candidate(name) for name in NAMES]
+    candidates = [candidate(name, baseline="plain") for name in NAMES]
     candidates[1].config.model.dyhead.num_blocks = 2
     runs = [Run(one, seed, tmp_path / one.folder / f"seed{seed}") for seed in range(3) for one in candidates]
     for run in runs:
@@ -72,6 +72,28 @@ def test_a_row_is_what_plain_sums_give(made):
     assert "| +0.025 (+0.020 to +0.030) |" in text[3]
     assert "`broken` (0 of 3 seeds, seed 0 failed, seed 1 failed, seed 2 failed) |  |  |  |" in text[4]
     assert {line.count("|") for line in text} == {12}
+
+
+def test_a_gain_is_over_the_first_of_its_group(made, monkeypatch, tmp_path):
+    monkeypatch.setattr(cost, "measure", lambda model, size: COST)
+    candidates, runs = made
+    candidates = [*candidates, candidate("fcos"), candidate("fcos_ours", baseline="fcos")]
+    for one, aps in zip(candidates[3:], ((0.2, 0.3, 0.1), (0.1, 0.5, 0.3)), strict=True):
+        for seed, ap in enumerate(aps):
+            run = Run(one, seed, tmp_path / one.folder / f"seed{seed}")
+            write(run, rows({STEPS: ap}, SPEEDS))
+            run.add(Ended(0, 9.0, 2**30), Record(), 0.5, MACHINE)
+            runs.append(run)
+    text = Report(candidates, runs, tmp_path, []).write()
+    assert "| gain over the first of its group, seed by seed |" in text
+    assert "| `ours` (2 of 3 seeds) | 0.345 | 0.021 | 0.330 to 0.360 | +0.025 (+0.020 to +0.030) |" in text
+    assert "| `fcos` | 0.200 | 0.100 | 0.100 to 0.300 |  |" in text
+    assert "| `fcos_ours` | 0.300 | 0.200 | 0.100 to 0.500 | +0.100 (-0.100 to +0.200) |" in text
+    assert "- `ours`: model.dyhead.num_blocks 2 (first: 6)" in text
+    assert "The same config as `plain`: `broken`\n\nThe same config as `fcos`: `fcos_ours`" in text
+    with Image.open(tmp_path / "bars.png") as image:
+        pixels = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3)}
+    assert {(0x00, 0x72, 0xB2), (0xBB, 0xBB, 0xBB)} <= pixels
 
 
 def test_memory_of_devices_goes_before_that_of_the_process(made):
@@ -157,4 +179,5 @@ def test_nothing_finished_is_a_table_and_a_picture_too(tmp_path, monkeypatch):
     text = Report([one], runs, tmp_path, ["plain.py"]).write()
     assert "`plain` (0 of 1 seeds)" in text
     assert "One seed: how far rows differ by it was not measured." in text
-    assert (tmp_path / "curves.png").is_file()
+    for name in ("bars.png", "curves.png"):
+        assert (tmp_path / name).is_file()
