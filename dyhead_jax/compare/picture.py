@@ -1,6 +1,5 @@
 """The pictures of a comparison: a bar for each config, and its AP against steps and against seconds."""
 
-import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,13 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dyhead_jax.compare.table import BY_SEED, Row
-from dyhead_jax.files import atomic
-
-# The palette of Okabe and Ito, told apart with any colour vision (https://jfly.uni-koeln.de/color), without its yellow,
-# which is too light for a line; markers and dashes differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", "--", "-.", ":")
+from dyhead_jax.measure.figures import COLOURS, DASHES, MARKERS, save
 
 
 def band(curves: Sequence[np.ndarray]) -> np.ndarray:
@@ -57,7 +50,7 @@ def bars(rows: Sequence[Row], results: Mapping[str, BY_SEED], path: Path) -> Non
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _write(figure, path)
+    save(figure, path)
 
 
 def curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
@@ -94,11 +87,4 @@ def curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
     figure.suptitle(("nothing finished", "one seed")[most] if most < 2 else band_is, fontsize=10)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, max(len(curves), 1)), frameon=False)
-    _write(figure, path)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, facecolor="white")
-    figure.clear()
-    gc.collect()  # what the figure held refers to itself; beside JAX's many objects Python would keep dozens
+    save(figure, path)

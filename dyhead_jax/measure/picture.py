@@ -1,20 +1,14 @@
 """The picture of a run: the time of a call against the pixels of a batch, a line for each program."""
 
-import gc
 import math
 from pathlib import Path
 
-from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dyhead_jax.files import atomic
+from dyhead_jax.measure.figures import COLOURS, DASHES, MARKERS, save
 from dyhead_jax.measure.report import Report, columns_of
 from dyhead_jax.measure.timing import Program, machine, quartiles
-
-COLOURS = [entry["color"] for entry in style.library["tableau-colorblind10"]["axes.prop_cycle"]]
-DASHES = ("-", "--", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def lines(report: Report) -> dict[tuple[str, str, str], list[Program]]:
@@ -74,10 +68,7 @@ def draw(report: Report, path: Path) -> None:
         f"{report.title}\n{here['device']}, {here['processor']}, jax {here['jax']}, {here['date']}", fontsize=9
     )
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8, handlelength=4)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120, facecolor="white")
-    del figure, axes
-    gc.collect()  # a figure is a circle of references
+    save(figure, path)
 
 
 def _ticks(report: Report) -> dict[int, list[str]]:

@@ -1,7 +1,6 @@
 """Tables and picture of what a TPU program is made of: by part of the model and by operation, beside the floors."""
 
 import dataclasses
-import gc
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dyhead_jax.files import atomic
-from dyhead_jax.measure import model_parts, tables
+from dyhead_jax.measure import figures, model_parts, tables
 from dyhead_jax.measure.hlo_costs import Operation
 from dyhead_jax.measure.model_parts import PASSES
-
-COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73")  # of PASSES; Okabe and Ito, see compare/picture.py
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def draw(parts: dict[str, Part], peak: Peak, title: str, path: Path) -> None:
     figure = Figure((10, 1.8 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(names)
-    for direction, colour in zip(PASSES, COLOURS, strict=True):
+    for direction, colour in zip(PASSES, figures.COLOURS, strict=False):
         lengths = [parts[name].seconds[direction] * 1e3 for name in names]
         if any(lengths):
             axes.barh(names, lengths, left=left, color=colour, label=direction, height=0.7)
@@ -165,7 +161,4 @@ def draw(parts: dict[str, Part], peak: Peak, title: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8, loc="best")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, facecolor="white")
-    del figure, axes
-    gc.collect()  # as in compare/picture.py
+    figures.save(figure, path)
