@@ -1,14 +1,34 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and JSON that is read whole or not at all."""
 
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+def parse_json(text: str) -> Any:
+    """What the JSON text holds.
+
+    Raises ValueError for an object that has a key twice, of which Python would keep the last, for what is not JSON, and
+    for an integer of 4,300 digits; RecursionError for a thousand levels.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {twice[:60]!r} twice")
+    return found
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ from dyhead_jax.config.trust import OWN
 from dyhead_jax.config.trust import check as check_paths
 from dyhead_jax.config.trust import packages as packages_of
 from dyhead_jax.config.value_types import wrong_type
+from dyhead_jax.files import parse_json
 
 # Old values of fields that were renamed, so that older config.json files can still be read.
 RENAMED = {
@@ -56,10 +57,10 @@ def from_tree(tree: Any, where: str, *, trust: Sequence[str] = ()) -> Config:
 
 
 def parse(text: str | bytes, where: str) -> Any:
-    """What JSON holds. Raises ConfigError, which begins with `where`, for anything else, for nesting that is too deep
-    and for numbers that are too long."""
+    """What JSON holds. Raises ConfigError, which begins with `where`, for anything else, for a key that an
+    object has twice, for nesting that is too deep and for numbers that are too long."""
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
+        return parse_json(text.decode() if isinstance(text, bytes) else text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where} is not JSON: it is not UTF-8") from error
     except ValueError as error:

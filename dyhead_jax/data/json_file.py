@@ -1,12 +1,11 @@
 """JSON files that others wrote: their content, or one error that names the file."""
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from dyhead_jax.data.source import DataError
+from dyhead_jax.files import parse_json
 
 LARGEST = 1e9  # of a coordinate or an area in pixels; a larger one is a mistake, and its products may be infinite
 
@@ -21,7 +20,7 @@ def read_json(path: Path) -> Any:
     if path.is_fifo() and os.path.exists(os.path.realpath(path)):  # one of a shell's <(...) has no name, and an end
         raise DataError(f"{path} is a pipe, not a file")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except OSError as error:
@@ -30,14 +29,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"an object has the key {twice[:60]!r} twice")
-    return found
 
 
 def is_number(value: Any, largest: float = LARGEST) -> bool:

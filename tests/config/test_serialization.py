@@ -74,6 +74,7 @@ TEXT = configs.to_json(configs.Config())
     ("text", "message"),
     [
         (b'{"seed": "\xff"}', "is not JSON: it is not UTF-8"),
+        (b'{"seed": 1, "seed": 2}', "is not JSON: an object has the key 'seed' twice"),
         (b"[" * 100_000, "is nested too deeply"),
         (b'{"a":' * 100_000, "is nested too deeply"),
         (b"[" * 900 + b"]" * 900, "(is nested too deeply|does not hold a config)"),
