@@ -2,13 +2,15 @@
 
 The text after the colon is a detector (atss, retinanet, fcos, reppoints, faster_rcnn, borderdet), alone for two full
 DyHead blocks, or followed by `plain` (no blocks, but towers of two layers), `none` (blocks with all three attentions
-off) or the names of the attentions that are on. Backbone, pyramid, pictures and schedule are those of `demo_shapes.py`.
-The initial GroupNorm scales make features after a block about equally large in every experiment: the mean of three maps
-is smaller than each of them, and the scale attention initially halves it.
+off) or the names of the attentions that are on. DyHead replaces the towers, except in RetinaNet, which keeps them as in
+the official code; with `towers` as one more word the others keep two layers, too. Backbone, pyramid, pictures and
+schedule are those of `demo_shapes.py`. The initial GroupNorm scales make features after a block about equally large in
+every experiment: the mean of three maps is smaller than each of them, and the scale attention initially halves it.
 
     python train.py --config=configs/shapes_grid.py:fcos --workdir=runs/fcos
     python train.py --config=configs/shapes_grid.py:fcos,plain --workdir=runs/fcos_plain
     python train.py --config=configs/shapes_grid.py:atss,scale,task --workdir=runs/scale_task
+    python train.py --config=configs/shapes_grid.py:fcos,towers --workdir=runs/fcos_towers
 
 Several of them in one table, with three seeds each:
 
@@ -38,16 +40,24 @@ def get_config(cell: str = "atss") -> Config:
     detector, *on = cell.split(",")
     if detector not in HEADS:
         raise ConfigError(f":{cell} does not begin with a detector; it may be one of {', '.join(HEADS)}")
-    if on not in (["plain"], ["none"]) and (set(on) - set(ATTENTIONS) or len(set(on)) != len(on)):
-        raise ConfigError(f":{cell}: the detector may be followed by plain, none, or any of {', '.join(ATTENTIONS)}")
+    plain = on == ["plain"]
+    keep = "towers" in on
+    if keep:
+        on.remove("towers")
+    if keep and detector == "faster_rcnn":
+        raise ConfigError(f":{cell}: faster_rcnn has no towers")
+    if not plain and on != ["none"] and (set(on) - set(ATTENTIONS) or len(set(on)) != len(on)):
+        raise ConfigError(
+            f":{cell}: the detector may be followed by plain, or by none or any of {', '.join(ATTENTIONS)}, and towers"
+        )
     config = load_file("demo_shapes")
-    if on == ["plain"]:
+    if plain:
         config.model.dyhead.num_blocks = 0
     for name in ATTENTIONS:
         if on and name not in on:
             setattr(config.model.dyhead, name, "none")
     config.model.dyhead.norm_scale = 3**0.5 * (1 if config.model.dyhead.scale == "none" else 2)
-    config.model.head = HEADS[detector](towers=2 if on == ["plain"] else 0)
+    config.model.head = HEADS[detector](towers=2 if plain or keep or detector == "retinanet" else 0)
     return config
 
 

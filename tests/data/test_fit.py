@@ -130,13 +130,17 @@ def test_wrong_words_are_named(text, message, folder):
 
 
 def test_cells_of_the_grid_differ_in_the_model_alone(folder):
+    towers = {"atss,towers": 2, "fcos,none,towers,1": 2, "retinanet": 2, "reppoints": 0}
     photos = flags.load_file(f"photos:{folder}")
-    cells = {text: flags.load_file(f"photos_grid:{folder},{text}") for text in ("atss", "fcos,plain", "atss,scale,4")}
+    texts = ("atss", "fcos,plain", "atss,scale,4", *towers)
+    cells = {text: flags.load_file(f"photos_grid:{folder},{text}") for text in texts}
     for config in cells.values():
         assert (config.data, config.optim, config.run) == (photos.data, photos.optim, photos.run)
         assert config.model.num_classes == photos.model.num_classes
         assert config.model.backbone == photos.model.backbone
     assert cells["atss"].model.head == photos.model.head
+    assert {text: cells[text].model.head.towers for text in towers} == towers
+    assert cells["fcos,none,towers,1"].model.dyhead.num_blocks == 1
     plain, four = cells["fcos,plain"].model, cells["atss,scale,4"].model
     assert isinstance(plain.head, FCOSConfig)
     assert (plain.dyhead.num_blocks, plain.head.towers) == (0, 2)
@@ -150,6 +154,9 @@ def test_cells_of_the_grid_differ_in_the_model_alone(folder):
         ("", "give the folder of the photographs and a detector"),
         ("{}", "give the folder of the photographs and a detector"),
         ("{},yolo", ":yolo does not begin with a detector"),
+        ("{},atss,towers,towers", "may be followed by plain, or by none or any of scale, spatial, task, and towers"),
+        ("{},atss,plain,towers", "may be followed by plain"),
+        ("{},faster_rcnn,towers", "faster_rcnn has no towers"),
         ("{},atss,0", "without DyHead it is"),
         ("{},atss,plain,2", "without DyHead it is"),
     ],
