@@ -8,6 +8,7 @@ from typing import Any
 from dyhead_jax.config import Config, to_json
 
 NOT_COMPARED = ("seed", "run.compilation_cache")
+BLOCKS = "model.dyhead.num_blocks"
 STARTING_WEIGHTS = ("model.init", "model.pretrained")
 
 
@@ -30,9 +31,12 @@ class Difference:
 
 def find(first: Config, other: Config) -> list[Difference]:
     """What `other` has otherwise than `first`, apart from the seed. Two parts of different classes are one difference,
-    whatever their options."""
+    whatever their options; of DyHead only the number of blocks if one of them has none."""
     found = _find(json.loads(to_json(first)), json.loads(to_json(other)), "")
-    return [difference for difference in found if difference.name not in NOT_COMPARED]
+    found = [difference for difference in found if difference.name not in NOT_COMPARED]
+    if 0 not in (first.model.dyhead.num_blocks, other.model.dyhead.num_blocks):
+        return found
+    return [d for d in found if d.name == BLOCKS or not d.name.startswith("model.dyhead.")]
 
 
 def notes(differences: Mapping[str, Sequence[Difference]], baselines: Mapping[str, str]) -> list[str]:

@@ -43,6 +43,18 @@ class Scale:
         self.width = width
 
 
+def test_options_of_no_blocks_are_no_difference():
+    plain, other = config(), config()
+    plain.model.dyhead.num_blocks, plain.model.dyhead.task = 0, "none"
+    other.model.dyhead.norm_scale = 3.0
+    other.model.neck.features = 128
+    wanted = ["model.neck.features 128 (first: 256)", "model.dyhead.num_blocks 6 (first: 0)"]
+    assert texts(other, plain) == wanted
+    plain.model.dyhead.num_blocks = other.model.dyhead.num_blocks = 2
+    assert len(texts(other, plain)) == 3
+    assert texts(other, plain) != wanted
+
+
 def test_another_training_is_told_from_another_model():
     longer, model, both = config(), config(), config()
     longer.run.steps = 12
