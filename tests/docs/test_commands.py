@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dyhead_jax import command
+from dyhead_jax.compare.candidates import SEPARATOR
 from dyhead_jax.config import Config, DataConfig, PhotosConfig, flags
 from tests.docs import pages
 
@@ -64,6 +65,8 @@ def check(options):
     """Configs with --config.NAME=VALUE, those of a comparison too, and the settings of --attention."""
     given = getattr(options, "config", None) or getattr(options, "configs", None) or getattr(options, "compare", [])
     for text in [given] if isinstance(given, str) else given:
+        if text == SEPARATOR:
+            continue
         name, *own = shlex.split(text)
         name = re.sub(r"^\w+=", "", name)
         flags.override(config_of(name), [*own, *options.overrides])

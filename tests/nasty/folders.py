@@ -80,7 +80,7 @@ def _run(folder: Path) -> Run:
     config = Config()
     config.run.steps = 4
     (folder / "a" / "seed0").mkdir(parents=True, exist_ok=True)
-    return Run(Candidate("a", "a.py", (), config, "a"), 0, folder / "a" / "seed0")
+    return Run(Candidate("a", "a.py", (), config, "a", "a"), 0, folder / "a" / "seed0")
 
 
 def _lines() -> str:
