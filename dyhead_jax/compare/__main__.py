@@ -10,7 +10,7 @@ from dyhead_jax import command
 from dyhead_jax.command import UsageError
 from dyhead_jax.compare import CompareError
 
-DESCRIPTION = """Trains configs with several seeds each and compares them: one table, one picture.
+DESCRIPTION = """Trains configs with several seeds each and compares them: one table, two pictures.
 
 A CONFIG is what --config of dyhead_jax.train takes. With options of its own it stands in quotes; NAME=CONFIG gives its
 row a name. --config.NAME=VALUE outside of quotes is for all of them. Gains are over the first one, seed by seed; a lone
@@ -26,7 +26,7 @@ All seeds of a config share its compiled programs. A run that fails is named and
 end). SIGTERM saves the step of the run that is on and ends with 75. The same command goes on where it ended, and with
 more configs or a larger --seeds runs only what is new."""
 EXAMPLES = """  python -m dyhead_jax.compare shapes_grid:atss,plain shapes_grid:atss --workdir runs/dyhead --seeds 3
-  python -m dyhead_jax.compare shapes_grid:fcos,plain shapes_grid:fcos / shapes_grid:reppoints,plain \
+  python -m dyhead_jax.compare shapes_grid:fcos,plain shapes_grid:fcos / shapes_grid:reppoints,plain \\
       shapes_grid:reppoints --workdir runs/detectors
   python -m dyhead_jax.compare A.py B.py --workdir runs/ab --config.run.steps=300 --out results.md
   python -m dyhead_jax.compare demo_shapes 'demo_shapes --config.model.dyhead.task=mine:MyTask' --workdir runs/task
