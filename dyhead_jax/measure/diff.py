@@ -10,7 +10,6 @@ versions, flags, options.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dyhead_jax.command import no_overrides
+from dyhead_jax.files import parse_json
 from dyhead_jax.measure import tables
 from dyhead_jax.measure.timing import spread
 
@@ -55,14 +55,16 @@ def run(options: argparse.Namespace) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Reads a result. Raises ResultError for a file that is none, OSError for one that is not there."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_text(encoding="utf-8"))
         for program in result["programs"]:
             if not (program["name"] and program["repeats_s"] and all(s > 0 for s in program["repeats_s"])):
                 raise ResultError(f"{path}: the program {program['name']!r} has no times")
         if not result["programs"] or not isinstance(result["title"], str):
             raise ResultError(f"{path}: it has no programs or no title")
         dict(result["machine"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except ResultError:
+        raise
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: not a result of `--json` ({type(error).__name__}: {error})") from error
     return result
 

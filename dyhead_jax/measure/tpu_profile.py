@@ -30,13 +30,14 @@ import gzip
 import json
 import shlex
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import jax
 
 from dyhead_jax import command
-from dyhead_jax.files import write_atomic
+from dyhead_jax.files import parse_json, write_atomic
 from dyhead_jax.measure import hlo_costs, model_parts, profile_report, profile_subject, tpu
 from dyhead_jax.measure import options as common
 from dyhead_jax.measure.multiply_adds import multiply_adds
@@ -183,9 +184,9 @@ def arithmetic(subject: Subject) -> dict[str, float]:
 def load(path: Path) -> Profile:
     """What --keep stored. Raises ValueError for another file."""
     try:
-        stored = json.loads(gzip.decompress(path.read_bytes()))
+        stored = parse_json(gzip.decompress(path.read_bytes()).decode())
         if stored.pop("format") != FORMAT:
             raise ValueError
         return Profile(**stored)
-    except (gzip.BadGzipFile, EOFError, ValueError, KeyError, TypeError, AttributeError):
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: not a program that --keep stored") from None

@@ -40,13 +40,19 @@ def made(tmp_path):
     return candidates, runs
 
 
-def test_a_row_is_what_plain_sums_give(made):
-    candidates, runs = made
+def finished(runs):
+    """The results by the candidate's name and by seed."""
     found = {name: {} for name in NAMES}
     for run in runs:
         result = results.read(run)
         if result is not None:
             found[run.candidate.name][run.seed] = result
+    return found
+
+
+def test_a_row_is_what_plain_sums_give(made):
+    candidates, runs = made
+    found = finished(runs)
     plain, ours, broken = table.rows(
         candidates, found, {"plain": [], "ours": [], "broken": [0, 1, 2]}, dict.fromkeys(NAMES, COST)
     )
@@ -78,6 +84,8 @@ def test_a_gain_is_over_the_first_of_its_group(made, monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "measure", lambda model, size: COST)
     candidates, runs = made
     candidates = [*candidates, candidate("fcos"), candidate("fcos_ours", baseline="fcos")]
+    for one in candidates[3:]:
+        one.config.model.neck.features = 128  # in both, so no difference within their group
     for one, aps in zip(candidates[3:], ((0.2, 0.3, 0.1), (0.1, 0.5, 0.3)), strict=True):
         for seed, ap in enumerate(aps):
             run = Run(one, seed, tmp_path / one.folder / f"seed{seed}")
@@ -94,6 +102,29 @@ def test_a_gain_is_over_the_first_of_its_group(made, monkeypatch, tmp_path):
     with Image.open(tmp_path / "bars.png") as image:
         pixels = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert {(0x00, 0x72, 0xB2), (0xBB, 0xBB, 0xBB)} <= pixels
+
+
+def test_bars_are_as_long_as_means_and_dots_lie_at_seeds(made, tmp_path):
+    candidates, runs = made
+    found = finished(runs)
+    for ap, result in zip((0.8, 0.2), found["ours"].values(), strict=True):
+        result.scores["AP"] = ap
+    shown = table.rows(candidates, found, dict.fromkeys(NAMES, ()), dict.fromkeys(NAMES, COST))
+    picture.bars(shown, found, tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    grey, blue = ((pixels == colour).all(axis=-1) for colour in ((0xBB, 0xBB, 0xBB), (0x00, 0x72, 0xB2)))
+    zero = np.flatnonzero(blue.any(axis=0))[0]
+
+    def middle(bar):
+        """The row of pixels halfway up a bar, from AP 0 on."""
+        of_bar = np.flatnonzero(bar[:, zero + 2])
+        return bar[(of_bar[0] + of_bar[-1]) // 2, zero:]
+
+    length = np.flatnonzero(middle(blue))[-1]
+    plain = np.flatnonzero(middle(grey))[-1]
+    dot = np.flatnonzero(~middle(blue)[:length]).mean()  # the other dot is beyond the bar
+    np.testing.assert_allclose([plain / length, dot / length], [sum(APS["plain"]) / 3 / 0.5, 0.2 / 0.5], atol=0.02)
 
 
 def test_memory_of_devices_goes_before_that_of_the_process(made):

@@ -40,6 +40,13 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert count(loop, (3, 4), (4, 4)) == 7 * 48
 
 
+def test_what_a_loop_carries_may_come_to_depend_on_the_inputs():
+    def loop(x, w):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w) + x, None), jnp.zeros((3, 4)), length=7)[0]
+
+    assert count(loop, (3, 4), (4, 4)) == 7 * 48
+
+
 def test_what_no_parameter_meets_is_not_counted():
     assert count(lambda x: upsample_align_corners(x, (8, 12)), (1, 4, 6, 5)) == 0
     assert count(lambda x: jnp.tanh(x) * 3 + x.sum(), (4, 5)) == 0

@@ -135,6 +135,8 @@ def test_two_programs_of_one_name_keep_their_order(compare):
         "[]",
         '{"title": "t", "machine": {}, "programs": []}',
         '{"programs": [{}]}',
+        "[" * 99_999,
+        '{"title": "twice", ' + json.dumps(result(program("f", UNIT)))[1:],
         json.dumps(result(program("f", []))),
     ],
 )

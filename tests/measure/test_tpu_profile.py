@@ -123,7 +123,16 @@ def test_a_stored_program_is_shown_and_drawn(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"x", gzip.compress(b"{}"), gzip.compress(b"[1]")], ids=["no gzip", "no fields", "no mapping"]
+    "data",
+    [
+        b"x",
+        gzip.compress(b"{}"),
+        gzip.compress(b"[1]"),
+        gzip.compress(b"[" * 99_999),
+        gzip.compress(b"\xff"),
+        gzip.compress(b"{}")[:10] + b"\xff" * 20,
+    ],
+    ids=["no gzip", "no fields", "no mapping", "nested", "no text", "damaged"],
 )
 def test_another_file_is_refused(run, tmp_path, data):
     (tmp_path / "kept.gz").write_bytes(data)
