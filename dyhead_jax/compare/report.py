@@ -97,6 +97,7 @@ def _explained(rows: Sequence[table.Row], config: Config, seeds: int, runs: Sequ
     parts = [
         "AP, AP50: on the held-out images after the last step, mean over seeds",
         "sd: standard deviation of AP over seeds (n - 1)",
+        "small, medium, large: AP of objects under 32x32 pixels, up to 96x96, and above",
         "gain: difference of the APs of the same seed, mean (lowest to highest)",
         f"parameters: frozen ones too; multiply-adds: of one image of {height}x{width} from pixels to boxes,"
         " as `python -m dyhead_jax.benchmark cost` counts them",

@@ -19,7 +19,7 @@ BY_SEED = Mapping[int, Result]  # only of finished runs
 class Row:
     """A candidate over its finished seeds; NaN where there is none.
 
-    ap, ap50: means. sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of
+    ap, ap50, by_size: means, the last of small, medium and large objects, NaN for a size that no held-out object has. sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of
     its baseline with the same seed, mean, lowest and highest over the seeds that both have finished; None for a
     baseline itself and where there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that
     with three seeds that of the first, which compiles, does not count. parameters, multiply_adds: as `benchmark cost`
@@ -36,6 +36,7 @@ class Row:
     high: float
     gain: tuple[float, float, float] | None
     ap50: float
+    by_size: tuple[float, float, float]
     parameters: int
     multiply_adds: int
     step_seconds: float
@@ -74,6 +75,7 @@ def _row(candidate: Candidate, results: BY_SEED, baseline: BY_SEED, failed: Sequ
         high=max(aps, default=math.nan),
         gain=(_mean(gains), min(gains), max(gains)) if gains else None,
         ap50=_mean([result.scores["AP50"] for result in found]),
+        by_size=(_of_size(found, "APs"), _of_size(found, "APm"), _of_size(found, "APl")),
         parameters=sum(cost.parameters.values()),
         multiply_adds=sum(cost.multiply_adds.values()),
         step_seconds=statistics.median(result.step_seconds for result in found) if found else math.nan,
@@ -90,8 +92,8 @@ def markdown(table: Sequence[Row], seeds: int) -> str:
     over = f"`{table[0].baseline}`" if len(baselines) == 1 else "the first of its group"
     memory = "device memory, GiB" if on_device else "process memory, GiB"
     lines = tables.header(
-        "config", "AP", "sd", "range", f"gain over {over}, seed by seed", "AP50", "parameters, M",
-        "multiply-adds, G", "step, ms", memory, "seconds",
+        "config", "AP", "sd", "range", f"gain over {over}, seed by seed", "AP50", "small, medium, large",
+        "parameters, M", "multiply-adds, G", "step, ms", memory, "seconds",
     )  # fmt: skip
     for row in table:
         held = row.device_bytes if on_device else row.host_bytes
@@ -107,6 +109,7 @@ def markdown(table: Sequence[Row], seeds: int) -> str:
                 f"{row.low:.3f} to {row.high:.3f}" if len(row.finished) > 1 else "",
                 gain,
                 _number(row.ap50, ".3f"),
+                ", ".join(_number(ap, ".3f") or "none" for ap in row.by_size) if row.finished else "",
                 _amount(row.parameters / 1e6),
                 _amount(row.multiply_adds / 1e9),
                 _number(1e3 * row.step_seconds, ".0f" if row.step_seconds >= 0.1 else ".1f"),
@@ -135,6 +138,12 @@ def _state(row: Row, seeds: int) -> str:
     if len(row.finished) < seeds:
         missing.insert(0, f"{len(row.finished)} of {seeds} seeds")
     return f" ({', '.join(missing)})" if missing else ""
+
+
+def _of_size(found: Sequence[Result], key: str) -> float:
+    """NaN where pycocotools says by -1 that there is nothing to find."""
+    aps = [result.scores[key] for result in found]
+    return math.nan if -1 in aps else _mean(aps)
 
 
 def _mean(values: Sequence[float]) -> float:
