@@ -19,11 +19,11 @@ BY_SEED = Mapping[int, Result]  # only of finished runs
 class Row:
     """A candidate over its finished seeds; NaN where there is none.
 
-    ap, ap50, by_size: means, the last of small, medium and large objects, NaN for a size that no held-out object has. sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of
-    its baseline with the same seed, mean, lowest and highest over the seeds that both have finished; None for a
-    baseline itself and where there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that
-    with three seeds that of the first, which compiles, does not count. parameters, multiply_adds: as `benchmark cost`
-    counts them.
+    ap, ap50, by_size: means, the last of small, medium and large objects, NaN for a size that no held-out object has.
+    sd: sample standard deviation of AP, NaN with one seed. low, high: of AP. gain: AP minus that of its baseline with
+    the same seed, mean, lowest and highest over the seeds that both have finished; None for a baseline itself and where
+    there is no such seed. step_seconds, host_bytes, device_bytes, seconds: medians, so that with three seeds that of
+    the first, which compiles, does not count. parameters, multiply_adds: as `benchmark cost` counts them.
     """
 
     name: str

@@ -73,7 +73,7 @@ def test_a_row_is_what_plain_sums_give(made):
     assert broken.gain is None
     assert math.isnan(broken.ap)
     text = table.markdown([plain, ours, broken], 3).splitlines()
-    assert "0.310 | 0.026 | 0.290 to 0.340 |  | 0.155 | 0.077, 0.062, 0.052 | 2.00 | 2.01 | 250 | 1.00 | 101 |" in text[2]
+    assert "0.310 | 0.026 | 0.290 to 0.340 |  | 0.155 | 0.077, 0.062, 0.052 | 2.00 | 2.01 | 250 | 1.00 |" in text[2]
     assert "`ours` (2 of 3 seeds) | 0.345 |" in text[3]
     assert "| +0.025 (+0.020 to +0.030) |" in text[3]
     assert "`broken` (0 of 3 seeds, seed 0 failed, seed 1 failed, seed 2 failed) |  |  |  |" in text[4]
@@ -85,7 +85,7 @@ def test_a_size_that_no_object_has_is_not_a_bad_score(made):
     found = finished(runs)
     for result in found["plain"].values():
         result.scores["APl"] = -1.0  # as pycocotools says it
-    row = table.rows(candidates, found, dict.fromkeys(NAMES, []), dict.fromkeys(NAMES, COST))[0]
+    row = table.rows(candidates, found, {name: [] for name in NAMES}, dict.fromkeys(NAMES, COST))[0]
     np.testing.assert_allclose(row.by_size[:2], (0.31 / 4, 0.31 / 5))
     assert "| 0.077, 0.062, none |" in table.markdown([row], 3)
 
