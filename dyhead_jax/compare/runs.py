@@ -97,7 +97,8 @@ class Run:
     def check(self) -> None:
         """Raises WorkdirError if its folder belongs to a run with another config; one that would only be trained longer
         is another one too, since its learning rates were others."""
-        steps, before = self.candidate.config.run.steps, workdir.check(self.folder, self.candidate.seeded(self.seed))
+        steps, config = self.candidate.config.run.steps, self.candidate.seeded(self.seed)
+        before = workdir.check(self.folder, config, finished=self.record.code == 0)
         if before not in (None, steps):
             raise workdir.WorkdirError(
                 f"{self.folder} has a run of {before} steps, not {steps}; choose another --workdir"

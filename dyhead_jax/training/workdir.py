@@ -45,12 +45,13 @@ FREE = (
 )
 
 
-def check(workdir: Path, config: Config) -> int | None:
+def check(workdir: Path, config: Config, finished: bool = False) -> int | None:
     """The number of steps that the run in the folder had so far, if any; `config.run.steps` may be more.
 
-    A run that has saved no checkpoint has nothing to lose: its config.json may be replaced. Raises WorkdirError if the
-    folder belongs to a run with another config, or is in use without a config.json, and CheckpointError if its name is
-    one in which checkpoints cannot be read again. Writes nothing.
+    A run that has saved no checkpoint has nothing to lose: its config.json may be replaced. finished: its results count,
+    so that it is compared although its checkpoints may have been removed. Raises WorkdirError if the folder belongs to
+    a run with another config, or is in use without a config.json, and CheckpointError if its name is one in which
+    checkpoints cannot be read again. Writes nothing.
     """
     path, saved = workdir / "config.json", workdir / "checkpoints"
     check_name(command.real(saved))
@@ -59,7 +60,7 @@ def check(workdir: Path, config: Config) -> int | None:
         if taken:
             raise WorkdirError(f"{workdir} has {taken[0]} but no config.json; choose another --workdir")
         return None
-    if not steps_in(saved):
+    if not finished and not steps_in(saved):
         return None
     trust = packages(config)  # the config that was given names them, not only the one in the folder
     before = load_file(path, trust=trust)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import sys
 
@@ -86,8 +87,13 @@ def test_a_stopped_run_stops_all_and_goes_on(tmp_path, code):
     assert len(record.loads) == (2 if code == runs.STOPPED else 1)
 
 
-def test_a_folder_of_another_comparison_is_refused(tmp_path):
+@pytest.mark.parametrize("checkpoints", ["kept", "removed"])
+def test_a_folder_of_another_comparison_is_refused(tmp_path, checkpoints):
     Trainer().go(tmp_path)
+    if checkpoints == "removed":  # what is small can be kept without them
+        for folder in tmp_path.glob("*/*/checkpoints"):
+            shutil.rmtree(folder)
+        assert Trainer().go(tmp_path)[0] == 0
     for field, value, message in (
         (
             "learning_rate",
