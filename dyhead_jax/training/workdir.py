@@ -48,9 +48,9 @@ FREE = (
 def check(workdir: Path, config: Config, finished: bool = False) -> int | None:
     """The number of steps that the run in the folder had so far, if any; `config.run.steps` may be more.
 
-    A run that has saved no checkpoint has nothing to lose: its config.json may be replaced. finished: its results count,
-    so that it is compared although its checkpoints may have been removed. Raises WorkdirError if the folder belongs to
-    a run with another config, or is in use without a config.json, and CheckpointError if its name is one in which
+    A run that has saved no checkpoint has nothing to lose: its config.json may be replaced. finished: its results
+    count, so it is compared although its checkpoints may have been removed. Raises WorkdirError if the folder belongs
+    to a run with another config, or is in use without a config.json, and CheckpointError if its name is one in which
     checkpoints cannot be read again. Writes nothing.
     """
     path, saved = workdir / "config.json", workdir / "checkpoints"
