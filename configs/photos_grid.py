@@ -28,10 +28,11 @@ def get_config(text: str = "") -> Config:
         raise ConfigError(f":{text}: without DyHead it is :{folder},{cell[0]},plain")
     model = load_file(f"shapes_grid:{','.join(cell)}").model
     config = load_file(f"photos:{folder}")
-    scale = config.model.dyhead.norm_scale
+    ours = config.model.dyhead
     config.model.dyhead = model.dyhead
     # without the scale attention features leave a block twice as large
-    config.model.dyhead.norm_scale = scale / 2 if model.dyhead.scale == "none" else scale
+    config.model.dyhead.norm_scale = ours.norm_scale / (2 if model.dyhead.scale == "none" else 1)
+    config.model.dyhead.neighbour_scale = ours.neighbour_scale
     if blocks:
         config.model.dyhead.num_blocks = blocks
     if isinstance(model.head, ATSSConfig):

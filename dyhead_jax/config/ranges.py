@@ -145,7 +145,7 @@ RANGES: dict[str, dict[str, Rule]] = {
         "frozen_stages": Range(-1),
     },
     "FPNConfig": {"features": COUNT, "start": LAYERS, "levels": SOME_LAYERS},
-    "DyHeadConfig": {"num_blocks": LAYERS, "features": COUNT, "norm_groups": COUNT, "norm_scale": POSITIVE},
+    "DyHeadConfig": {"num_blocks": LAYERS, "features": COUNT, "norm_groups": COUNT, "norm_scale": POSITIVE, "neighbour_scale": POSITIVE},
     "dyhead_jax.dyhead.task:TaskAttention": {"reduction": COUNT},
     "dyhead_jax.variants.paper_block:PaperBlock": {"reduction": COUNT},
     "dyhead_jax.variants.dcn_v4:DCNv3": {"group_features": COUNT},

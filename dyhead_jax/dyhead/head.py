@@ -45,6 +45,7 @@ class DyHeadBlock(nn.Module):
     coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0
+    neighbour_scale: float = 1.0
     dcn_bias: bool = True
     lineage: Lineage = Lineage.OFFICIAL
     implementation: str = "auto"
@@ -77,7 +78,9 @@ class DyHead(nn.Module):
     without it padding is included, as in the references.
     norm_scale: initial scale of the GroupNorms. With the references' 1 the output of a block has standard deviation
     0.29 (the mean of three normed maps, each halved by the scale attention), and in short trainings with Adam the
-    layers after it learn slowly; with 2 sqrt(3) it is about 1. The other fields are those of `DyHeadBlock`.
+    layers after it learn slowly; with 2 sqrt(3) it is about 1. neighbour_scale: that of the two neighbouring levels'
+    maps, as a factor of norm_scale. With less than 1 a level starts with its own map, and learns what to take from its
+    neighbours; with the references' 1 small objects are learned later. The other fields are those of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
@@ -89,6 +92,7 @@ class DyHead(nn.Module):
     coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0
+    neighbour_scale: float = 1.0
     dcn_bias: bool = True
     lineage: Lineage = Lineage.OFFICIAL
     implementation: str = "auto"

@@ -25,9 +25,9 @@ class SpatialAttention(nn.Module):
     and sigmoid(mask) drive three deformable 3x3 convolutions, each followed by its own GroupNorm. Each of the three
     runs over all levels in one loop, and all read the same table of the maps. Offsets, masks and norms are float32.
 
-    features: output channels; coarse_offsets: see `coarse_offsets`; norm_groups: of GroupNorm, eps 1e-5, whose
-    scale starts at norm_scale (1 in the references; see `DyHead`);
-    dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
+    features: output channels; coarse_offsets: see `coarse_offsets`; norm_groups: of GroupNorm, eps 1e-5, whose scale
+    starts at norm_scale, of the neighbours' candidates at norm_scale * neighbour_scale (1 and 1 in the references; see
+    `DyHead`); dcn_bias: bias of the deformable convolutions; implementation: of `deform_conv`.
     lineage: deformable kernels U(+-1/sqrt(9 c_in)), bias 0; the offset convolution is PyTorch's default ("official"),
     N(0, 0.01) ("mmdet") or zero ("mmdet_simple"), bias 0 in the last two.
     Source: paper equation 4; official code `DyConv`; mmdetection `DyHeadBlock`.
@@ -37,6 +37,7 @@ class SpatialAttention(nn.Module):
     coarse_offsets: CoarseOffsets = CoarseOffsets.FLAT
     norm_groups: int = 16
     norm_scale: float = 1.0
+    neighbour_scale: float = 1.0
     dcn_bias: bool = True
     lineage: Lineage = Lineage.OFFICIAL
     implementation: str = "auto"
@@ -111,7 +112,7 @@ class SpatialAttention(nn.Module):
         return deform_conv_calls([x.astype(self.dtype) for x in maps], calls, implementation=self.implementation)
 
     def _normed(self, kind: str, maps: list[jax.Array], valid: Valid) -> list[jax.Array]:
-        norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
+        norm = candidate_norm(self, kind)
         return [normed(norm, x, cells) for x, cells in zip(maps, valid or [None] * len(maps), strict=True)]
 
 
@@ -124,6 +125,7 @@ class PlainNeighbours(nn.Module):
     features: int = 256
     norm_groups: int = 16
     norm_scale: float = 1.0
+    neighbour_scale: float = 1.0
     dcn_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
@@ -137,7 +139,7 @@ class PlainNeighbours(nn.Module):
             conv = nn.Conv(
                 self.features, (3, 3), stride, 1, kernel_init=init, use_bias=self.dcn_bias, dtype=self.dtype, name=kind
             )
-            norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
+            norm = candidate_norm(self, kind)
             return lambda x, cells: normed(norm, conv(x), cells)
 
         own = branch("mid", 1)
@@ -159,6 +161,12 @@ def group_norm(groups: int, scale: float, dtype: jnp.dtype, name: str) -> nn.Gro
     """GroupNorm with epsilon 1e-5 and initial scale `scale`."""
     start = nn.initializers.constant(scale)
     return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, scale_init=start, dtype=dtype, name=name)
+
+
+def candidate_norm(attention: Any, kind: str) -> nn.GroupNorm:
+    """That of one kind of candidates of a spatial attention: its own map ("mid") or a neighbour ("low", "high")."""
+    scale = attention.norm_scale * (1.0 if kind == "mid" else attention.neighbour_scale)
+    return group_norm(attention.norm_groups, scale, attention.dtype, f"{kind}_norm")
 
 
 def check_halving(pyramid: list[jax.Array]) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dyhead_jax.choices import Choice
-from dyhead_jax.dyhead.spatial import TAPS, check_halving, group_norm
+from dyhead_jax.dyhead.spatial import TAPS, candidate_norm, check_halving
 from dyhead_jax.dyhead.valid_area import normed
 from dyhead_jax.ops.conv import Conv
 from dyhead_jax.ops.deform_conv import Call, deform_conv_calls
@@ -34,7 +34,7 @@ class Modulation(Choice):
 class DCNv4(nn.Module):
     """group_features: channels of a group; modulation: a `Modulation`; depthwise: whether offsets and weights are
     predicted from a depthwise 3x3 convolution with LayerNorm and GELU (v3), not from the map itself (v4); norm_groups,
-    norm_scale: of the candidates' GroupNorms; implementation: of `deform_conv`.
+    norm_scale, neighbour_scale: of the candidates' GroupNorms; implementation: of `deform_conv`.
 
     The coarser neighbour is sampled at its own cells, with offsets that it predicts itself, then upsampled: no offsets
     have to change their size, and `coarse_offsets` has no place. Offsets start at zero, weights at 1/9.
@@ -46,6 +46,7 @@ class DCNv4(nn.Module):
     depthwise: bool = False
     norm_groups: int = 16
     norm_scale: float = 1.0
+    neighbour_scale: float = 1.0
     implementation: str = "auto"
     dtype: jnp.dtype = jnp.float32
     offset_parameters: ClassVar = ("offset",)
@@ -106,7 +107,7 @@ class DCNv4(nn.Module):
 
     def _output(self, kind: str, maps: list[jax.Array], valid: list[jax.Array] | None) -> list[jax.Array]:
         project = nn.Dense(self.features, dtype=self.dtype, name=f"{kind}_out")
-        norm = group_norm(self.norm_groups, self.norm_scale, self.dtype, f"{kind}_norm")
+        norm = candidate_norm(self, kind)
         cells = [None] * len(maps) if valid is None else valid[len(valid) - len(maps) :]
         return [normed(norm, project(x), mask) for x, mask in zip(maps, cells, strict=True)]
 

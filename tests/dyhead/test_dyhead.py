@@ -260,6 +260,8 @@ def test_initialisation(lineage):
         ({"norm_scale": 12**0.5}, 1.0),
         pytest.param({"scale": None}, 0.58, marks=pytest.mark.long),
         ({"spatial": None, "norm_scale": 12**0.5}, 1.0),
+        ({"norm_scale": 12**0.5, "neighbour_scale": 0.25}, 0.61),
+        pytest.param({"spatial": None, "neighbour_scale": 0.25}, 0.18, marks=pytest.mark.long),
     ],
 )
 def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, size):
@@ -267,7 +269,8 @@ def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, 
     params, out = run(DyHead(num_blocks=1, features=128, norm_groups=4, task=None, **fields), pyramid)
     spatial = params["params"]["block_0"]["spatial"]
     for kind in ("mid", "low", "high"):
-        np.testing.assert_allclose(spatial[f"{kind}_norm"]["scale"], fields.get("norm_scale", 1.0))
+        factor = 1.0 if kind == "mid" else fields.get("neighbour_scale", 1.0)
+        np.testing.assert_allclose(spatial[f"{kind}_norm"]["scale"], fields.get("norm_scale", 1.0) * factor)
     assert float(jnp.sqrt(2 * jnp.mean(out[1] ** 2))) == pytest.approx(size, rel=0.25)
 
 
