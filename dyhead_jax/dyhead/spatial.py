@@ -1,7 +1,7 @@
 """Spatial-aware attention, pi_S: deformable sampling of a level and its two neighbours with one set of offsets."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
