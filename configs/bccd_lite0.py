@@ -33,10 +33,7 @@ def get_config() -> Config:
             pretrained="efficientnet-lite0",
             backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
             neck=FPNConfig(features=64, start=1, levels=4),
-            # offsets start at zero; the scales are for short trainings, see photos.py
-            dyhead=DyHeadConfig(
-                num_blocks=2, features=64, lineage="mmdet_simple", norm_scale=14.0, neighbour_scale=0.25
-            ),
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
             head=ATSSConfig(kernel=3),
         ),
         data=DataConfig(
