@@ -81,13 +81,7 @@ def get_config(text: str = "") -> Config:
             num_classes=len(index.class_names),
             **({"pretrained": weights} | parts),
             neck=FPNConfig(features=64, start=1, levels=4),
-            dyhead=DyHeadConfig(
-                num_blocks=2,
-                features=64,
-                lineage="mmdet_simple",
-                norm_scale=14.0,  # few hundred steps of Adam learn more with large features
-                neighbour_scale=0.25,  # and small objects sooner, where levels start with their own maps
-            ),
+            dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple", norm_scale=3.46),
             head=ATSSConfig(kernel=3, anchor_scale=4.0),  # objects are often smaller than 8 strides
         ),
         data=data,

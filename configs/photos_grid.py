@@ -6,7 +6,8 @@
 
 Data, canvas, steps, backbone (Lite0) and optimizer are those that `photos.py` chooses for the folder, so they are the
 same in every cell; the detector and its attentions are those of `shapes_grid.py`, whose text follows the folder. A
-number at the end is that of DyHead blocks, in place of two.
+number at the end is that of DyHead blocks, in place of two. The norms of DyHead start with other scales, chosen on one
+set of photographs of cells (benchmarks/results/photos_bccd_why.md).
 """
 
 from pathlib import Path
@@ -28,11 +29,11 @@ def get_config(text: str = "") -> Config:
         raise ConfigError(f":{text}: without DyHead it is :{folder},{cell[0]},plain")
     model = load_file(f"shapes_grid:{','.join(cell)}").model
     config = load_file(f"photos:{folder}")
-    ours = config.model.dyhead
     config.model.dyhead = model.dyhead
-    # without the scale attention features leave a block twice as large
-    config.model.dyhead.norm_scale = ours.norm_scale / (2 if model.dyhead.scale == "none" else 1)
-    config.model.dyhead.neighbour_scale = ours.neighbour_scale
+    # A few hundred steps of Adam learn more with large features, which leave a block twice as large without the scale
+    # attention, and small objects sooner where each level starts with its own map.
+    config.model.dyhead.norm_scale = 7.0 if model.dyhead.scale == "none" else 14.0
+    config.model.dyhead.neighbour_scale = 0.25
     if blocks:
         config.model.dyhead.num_blocks = blocks
     if isinstance(model.head, ATSSConfig):

@@ -141,6 +141,12 @@ def test_cells_of_the_grid_differ_in_the_model_alone(folder):
     assert cells["atss"].model.head == photos.model.head
     assert {text: cells[text].model.head.towers for text in towers} == towers
     assert cells["fcos,none,towers,1"].model.dyhead.num_blocks == 1
+    # the scale attention starts by halving a map
+    scales = {
+        text: (config.model.dyhead.norm_scale, config.model.dyhead.neighbour_scale) for text, config in cells.items()
+    }
+    assert scales["atss"] == scales["atss,scale,4"] == scales["retinanet"] == (14.0, 0.25)
+    assert scales["fcos,none,towers,1"] == (7.0, 0.25)
     plain, four = cells["fcos,plain"].model, cells["atss,scale,4"].model
     assert isinstance(plain.head, FCOSConfig)
     assert (plain.dyhead.num_blocks, plain.head.towers) == (0, 2)
