@@ -30,8 +30,8 @@ def get_config(text: str = "") -> Config:
     model = load_file(f"shapes_grid:{','.join(cell)}").model
     config = load_file(f"photos:{folder}")
     config.model.dyhead = model.dyhead
-    # A few hundred steps of Adam learn more with large features, which leave a block twice as large without the scale
-    # attention, and small objects sooner where each level starts with its own map.
+    # A few hundred steps of Adam learn more with large features, and FCOS and Faster R-CNN where each level starts
+    # mostly with its own map. Without the scale attention features leave a block twice as large.
     config.model.dyhead.norm_scale = 7.0 if model.dyhead.scale == "none" else 14.0
     config.model.dyhead.neighbour_scale = 0.25
     if blocks:

@@ -41,7 +41,7 @@ class DyHeadConfig(Parent):
     coarse_offsets: str = "flat"  # "flat" (behind every published AP), "crop", "resize", "upsample_first"
     norm_groups: int = 16
     norm_scale: float = 1.0  # initial scale of the GroupNorms; 2 sqrt(3) for short trainings, see DyHead
-    neighbour_scale: float = 1.0  # the same of the neighbouring levels' maps, a factor; below 1 for short trainings
+    neighbour_scale: float = 1.0  # the same of the neighbouring levels' maps, a factor; see DyHead
     dcn_bias: bool = True  # bias of the deformable convolutions: official yes, mmdetection no
     lineage: str = "official"  # initial weights: "official", "mmdet" or "mmdet_simple" (zero offset convolution)
     implementation: str = "auto"  # of deform_conv

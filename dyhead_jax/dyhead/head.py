@@ -79,8 +79,8 @@ class DyHead(nn.Module):
     norm_scale: initial scale of the GroupNorms. With the references' 1 the output of a block has standard deviation
     0.29 (the mean of three normed maps, each halved by the scale attention), and in short trainings with Adam the
     layers after it learn slowly; with 2 sqrt(3) it is about 1. neighbour_scale: that of the two neighbouring levels'
-    maps, as a factor of norm_scale. With less than 1 a level starts with its own map, and learns what to take from its
-    neighbours; with the references' 1 small objects are learned later. The other fields are those of `DyHeadBlock`.
+    maps, as a factor of norm_scale. With less than 1 a level starts mostly with its own map, and learns what to
+    take from its neighbours; the references have 1. The other fields are those of `DyHeadBlock`.
     """
 
     num_blocks: int = 6
