@@ -10,7 +10,9 @@ from flax import linen as nn
 
 from dyhead_jax.dyhead import DyHead, DyHeadBlock, ScaleAttention, SpatialAttention, TaskAttention
 from dyhead_jax.dyhead.coarse_offsets import CoarseOffsets, crop, flat, resize
+from dyhead_jax.dyhead.spatial import PlainNeighbours
 from dyhead_jax.training import steps
+from dyhead_jax.variants.dcn_v4 import DCNv3, DCNv4
 from tests.variables import draw
 
 SIZES = [(8, 11), (4, 6), (2, 3)]
@@ -272,6 +274,15 @@ def test_norm_scale_is_the_size_of_the_features_behind_a_block(pyramid, fields, 
         factor = 1.0 if kind == "mid" else fields.get("neighbour_scale", 1.0)
         np.testing.assert_allclose(spatial[f"{kind}_norm"]["scale"], fields.get("norm_scale", 1.0) * factor)
     assert float(jnp.sqrt(2 * jnp.mean(out[1] ** 2))) == pytest.approx(size, rel=0.25)
+
+
+@pytest.mark.parametrize("attention", [SpatialAttention, PlainNeighbours, DCNv4, DCNv3])
+def test_norms_of_neighbours_start_smaller_in_every_attention_that_has_them(attention):
+    module = attention(features=16, norm_groups=4, norm_scale=2.0, neighbour_scale=0.25)
+    maps = [jnp.zeros((1, size, size, 16)) for size in (4, 2)]
+    params = jax.jit(module.init)(jax.random.key(0), maps)["params"]
+    for kind, start in (("mid", 2.0), ("low", 0.5), ("high", 0.5)):
+        np.testing.assert_array_equal(params[f"{kind}_norm"]["scale"], start)
 
 
 @pytest.mark.long
