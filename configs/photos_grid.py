@@ -12,7 +12,7 @@ set of photographs of cells (benchmarks/results/photos_bccd_why.md).
 
 from pathlib import Path
 
-from dyhead_jax.config import ATSSConfig, Config, ConfigError
+from dyhead_jax.config import ATSSConfig, Config, ConfigError, RetinaNetConfig
 from dyhead_jax.config.flags import load_file
 
 
@@ -40,4 +40,6 @@ def get_config(text: str = "") -> Config:
         config.model.head.towers = model.head.towers  # anchors as in photos.py
     else:
         config.model.head = model.head
+    if isinstance(config.model.head, RetinaNetConfig):
+        config.model.head.anchor_base = 2.0  # half of the reference's, as in ATSS and Faster R-CNN
     return config

@@ -37,7 +37,8 @@ class RetinaNetConfig:
     """RetinaNet: nine anchors per cell, assignment by IoU; predicts class and box."""
 
     module: str = "dyhead_jax.detectors.retinanet:RetinaNet"
-    towers: int = 4  # conv-ReLU layers before the predictors, also after DyHead; 0: DyHead in their place
+    towers: int = 4  # layers before the predictors, also after DyHead; 0: DyHead in their place
+    norm_groups: int = 0  # of the towers; 0: no norm, as in the references
     kernel: int = 3  # of the predictors
     anchor_base: float = 4.0  # side of the smallest anchor, in strides
     octaves: int = 3  # anchor scales per level

@@ -164,6 +164,7 @@ RANGES: dict[str, dict[str, Rule]] = {
     "dyhead_jax.detectors.tood:TOOD": ATSS | {"norm_groups": COUNT, "layers": SOME_LAYERS, "reduction": COUNT},
     "RetinaNetConfig": {
         "towers": LAYERS,
+        "norm_groups": NUMBER,
         "kernel": KERNEL,
         "anchor_base": POSITIVE,
         "octaves": SOME_LAYERS,

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyhead_jax.config import ConfigError, FCOSConfig, flags, from_json, to_json
+from dyhead_jax.config import (
+    ATSSConfig,
+    ConfigError,
+    FasterRCNNConfig,
+    FCOSConfig,
+    RetinaNetConfig,
+    flags,
+    from_json,
+    to_json,
+)
 from dyhead_jax.data.fit import LEAST_STEPS, fit
 from dyhead_jax.data.source import DataError
 
@@ -132,7 +141,7 @@ def test_wrong_words_are_named(text, message, folder):
 def test_cells_of_the_grid_differ_in_the_model_alone(folder):
     towers = {"atss,towers": 2, "fcos,none,towers,1": 2, "retinanet": 2, "reppoints": 0}
     photos = flags.load_file(f"photos:{folder}")
-    texts = ("atss", "fcos,plain", "atss,scale,4", *towers)
+    texts = ("atss", "fcos,plain", "atss,scale,4", "faster_rcnn", *towers)
     cells = {text: flags.load_file(f"photos_grid:{folder},{text}") for text in texts}
     for config in cells.values():
         assert (config.data, config.optim, config.run) == (photos.data, photos.optim, photos.run)
@@ -141,6 +150,11 @@ def test_cells_of_the_grid_differ_in_the_model_alone(folder):
     assert cells["atss"].model.head == photos.model.head
     assert {text: cells[text].model.head.towers for text in towers} == towers
     assert cells["fcos,none,towers,1"].model.dyhead.num_blocks == 1
+    # anchors of half the references' sides, for objects smaller than 8 strides
+    anchors = {text: cells[text].model.head for text in ("atss", "retinanet", "faster_rcnn")}
+    assert anchors["atss"].anchor_scale == ATSSConfig().anchor_scale / 2
+    assert anchors["retinanet"].anchor_base == RetinaNetConfig().anchor_base / 2
+    assert anchors["faster_rcnn"].anchor_scale == FasterRCNNConfig().anchor_scale / 2
     # the scale attention starts by halving a map
     scales = {
         text: (config.model.dyhead.norm_scale, config.model.dyhead.neighbour_scale) for text, config in cells.items()

@@ -56,6 +56,7 @@ DENSE = (
 CASES = {
     "atss": (config.ATSSConfig(towers=1), DENSE),
     "retinanet": (config.RetinaNetConfig(towers=1), DENSE),
+    "retinanet_norm": (config.RetinaNetConfig(towers=1, norm_groups=16), DENSE),
     "fcos": (config.FCOSConfig(towers=1, level_limits=(64.0,)), DENSE),
     "reppoints": (
         config.RepPointsConfig(towers=1),
@@ -86,9 +87,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", ["atss", *(pytest.param(c, marks=pytest.mark.long) for c in CASES if c != "atss")])
-def test_every_layer_of_a_head(case):
-    head, schemes = CASES[case]
+def head_parameters(head):
+    """A function that initialises a small detector and returns the parameters of its head."""
     model = detectors.build(
         config.ModelConfig(
             num_classes=5,
@@ -103,7 +103,20 @@ def test_every_layer_of_a_head(case):
         params = steps.init_variables(model, jax.random.key(0), (64, 64))["params"]
         return {name: tree for name, tree in params.items() if name not in ("backbone", "neck", "dyhead")}
 
-    found = jax.tree_util.tree_leaves_with_path(jax.device_get(steps.jit_once(own)()))
+    return own
+
+
+@pytest.mark.parametrize(("groups", "has"), [(0, False), (16, True)])
+def test_towers_of_retinanet_have_norms_on_request(groups, has):
+    parameters = jax.eval_shape(head_parameters(config.RetinaNetConfig(towers=2, norm_groups=groups)))
+    for tower in ("class_tower", "box_tower"):
+        assert ({"norm_0", "norm_1"} <= set(parameters[tower])) == has
+
+
+@pytest.mark.parametrize("case", ["atss", *(pytest.param(c, marks=pytest.mark.long) for c in CASES if c != "atss")])
+def test_every_layer_of_a_head(case):
+    head, schemes = CASES[case]
+    found = jax.tree_util.tree_leaves_with_path(jax.device_get(steps.jit_once(head_parameters(head))()))
     assert found
     for keys, leaf in found:
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
