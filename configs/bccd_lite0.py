@@ -16,11 +16,10 @@ from dyhead_jax.config import (
     Config,
     DataConfig,
     DyHeadConfig,
-    EfficientNetLiteConfig,
     FPNConfig,
     ModelConfig,
-    OptimConfig,
     RunConfig,
+    recipes,
 )
 
 
@@ -28,10 +27,7 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             num_classes=3,
-            pixel_mean=(127.0, 127.0, 127.0),  # as in the training of Lite0
-            pixel_std=(128.0, 128.0, 128.0),
-            pretrained="efficientnet-lite0",
-            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
+            **recipes.lite0(),
             neck=FPNConfig(features=64, start=1, levels=4),
             dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),  # offsets start at zero
             head=ATSSConfig(kernel=3),
@@ -47,18 +43,6 @@ def get_config() -> Config:
             eval_batch_size=8,
             max_boxes=64,
         ),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=2e-3,
-            backbone_rate=0.1,
-            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
-            weight_decay=0.02,
-            decay_norms=False,
-            decay_biases=False,
-            schedule="cosine",
-            warmup_steps=50,
-            clip_norm=10.0,
-            ema=0.99,
-        ),
+        optim=recipes.short_adamw(backbone_rate=0.1),
         run=RunConfig(steps=400, eval_every=0, checkpoint_every=200, log_every=20),
     )

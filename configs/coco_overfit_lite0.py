@@ -12,11 +12,10 @@ from dyhead_jax.config import (
     Config,
     DataConfig,
     DyHeadConfig,
-    EfficientNetLiteConfig,
     FPNConfig,
     ModelConfig,
-    OptimConfig,
     RunConfig,
+    recipes,
 )
 
 
@@ -24,10 +23,7 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             num_classes=80,
-            pixel_mean=(127.0, 127.0, 127.0),  # as in the training of Lite0
-            pixel_std=(128.0, 128.0, 128.0),
-            pretrained="efficientnet-lite0",
-            backbone=EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
+            **recipes.lite0(),
             neck=FPNConfig(features=64, start=1, levels=4),
             dyhead=DyHeadConfig(num_blocks=2, features=64, lineage="mmdet_simple"),
             head=ATSSConfig(kernel=3),
@@ -41,16 +37,6 @@ def get_config() -> Config:
             batch_size=4,
             eval_batch_size=4,
         ),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=2e-3,
-            backbone_rate=0.15,
-            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
-            weight_decay=0.0,
-            schedule="cosine",
-            warmup_steps=30,
-            clip_norm=10.0,
-            ema=0.97,
-        ),
+        optim=recipes.short_adamw(backbone_rate=0.15, weight_decay=0.0, warmup_steps=30, ema=0.97),
         run=RunConfig(steps=200, eval_every=0, checkpoint_every=100, log_every=20),
     )

@@ -23,10 +23,8 @@ from dyhead_jax.config import (
     ConfigError,
     DataConfig,
     DyHeadConfig,
-    EfficientNetLiteConfig,
     FPNConfig,
     ModelConfig,
-    OptimConfig,
     PhotosConfig,
     RunConfig,
     recipes,
@@ -34,12 +32,6 @@ from dyhead_jax.config import (
 from dyhead_jax.data import fit, machine
 from dyhead_jax.data.source import make_source
 
-LITE0 = {
-    "pretrained": "efficientnet-lite0",
-    "pixel_mean": (127.0, 127.0, 127.0),  # as in the training of Lite0
-    "pixel_std": (128.0, 128.0, 128.0),
-    "backbone": EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
-}
 # Temporaries of a training step for each pixel of its batch, on two CPU cores, jax 0.10.1, 2026-11-30: 350, 226 and
 # 884 MiB by `python -m dyhead_jax.benchmark train --config=photos:FOLDER` (and ,r50=FILE, ,swin=FILE), 8 of 256x320.
 BYTES_PER_PIXEL = {"lite0": 560.0, "r50": 360.0, "swin": 1_410.0}
@@ -75,7 +67,7 @@ def get_config(text: str = "") -> Config:
     data.canvases, data.short_side, data.long_side = fitted.canvases, (fitted.long_side,), fitted.long_side
     data.batch_size, data.max_boxes = fitted.batch_size, fitted.max_boxes
     data.scale_jitter, data.color_jitter = (0.7, 1.4), 0.2
-    parts = {"lite0": LITE0, "r50": recipes.torch_resnet(50), "swin": recipes.swin("t")}[backbone]
+    parts = {"lite0": recipes.lite0(), "r50": recipes.torch_resnet(50), "swin": recipes.swin("t")}[backbone]
     return Config(
         model=ModelConfig(
             num_classes=len(index.class_names),
@@ -85,18 +77,6 @@ def get_config(text: str = "") -> Config:
             head=ATSSConfig(kernel=3, anchor_scale=4.0),  # objects are often smaller than 8 strides
         ),
         data=data,
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=2e-3,
-            backbone_rate=1.0,
-            offset_rate=0.05,  # a full step of Adam would move the samples by pixels
-            weight_decay=0.02,
-            decay_norms=False,
-            decay_biases=False,
-            schedule="cosine",
-            warmup_steps=50,
-            clip_norm=10.0,
-            ema=0.99,
-        ),
+        optim=recipes.short_adamw(backbone_rate=1.0),
         run=RunConfig(steps=fitted.steps, eval_every=0, checkpoint_every=200, log_every=20),
     )

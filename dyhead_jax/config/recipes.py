@@ -19,6 +19,7 @@ from dyhead_jax.config import (
     ConfigError,
     DataConfig,
     DyHeadConfig,
+    EfficientNetLiteConfig,
     EvaluationConfig,
     FCOSConfig,
     FPNConfig,
@@ -75,6 +76,16 @@ def swin(size: str, **fields: Any) -> dict[str, Any]:
     """Swin-T, S, B or L by its letter, in lower case."""
     features, depths, heads = SWIN[size]
     return {"backbone": SwinConfig(features=features, depths=depths, heads=heads, **fields)}
+
+
+def lite0() -> dict[str, Any]:
+    """EfficientNet-Lite0 with its ImageNet weights, for small data and CPUs: batch norm, stem and two stages frozen."""
+    return {
+        "pretrained": "efficientnet-lite0",
+        "pixel_mean": (127.0, 127.0, 127.0),  # as in the training of Lite0
+        "pixel_std": (128.0, 128.0, 128.0),
+        "backbone": EfficientNetLiteConfig(norm="frozen", frozen_stages=2),
+    }
 
 
 # Heads
@@ -139,6 +150,24 @@ def epochs(count: int = 12, **optim: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = {"milestones": (8 / 12, 11 / 12), "warmup_steps": 500}
     run = RunConfig(steps=count * COCO_EPOCH, eval_every=COCO_EPOCH)
     return {"optim": OptimConfig(**defaults | optim), "run": run}
+
+
+def short_adamw(backbone_rate: float, **fields: Any) -> OptimConfig:
+    """AdamW for a few hundred steps on small data, cosine after 50 steps of warm-up, with averaged parameters."""
+    defaults: dict[str, Any] = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "backbone_rate": backbone_rate,
+        "offset_rate": 0.05,  # a full step of Adam would move the samples by pixels
+        "weight_decay": 0.02,
+        "decay_norms": False,
+        "decay_biases": False,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "clip_norm": 10.0,
+        "ema": 0.99,
+    }
+    return OptimConfig(**defaults | fields)
 
 
 # Whole experiments
