@@ -83,6 +83,26 @@ def test_it_says_how_to_run_it(path, capsys):
     assert "--config.model.dyhead.num_blocks=" in shown
 
 
+LITE0 = sorted(a for a, c in CONFIGS.items() if c.model.pretrained == "efficientnet-lite0")
+
+
+@pytest.mark.parametrize("argument", LITE0, ids=name)
+def test_lite0_sees_pixels_as_in_its_own_training(argument):
+    model = CONFIGS[argument].model
+    assert (model.pixel_mean, model.pixel_std, model.bgr) == ((127.0,) * 3, (128.0,) * 3, False)
+
+
+@pytest.mark.parametrize("argument", [a for a in LITE0 if not a.endswith(":pconv")], ids=name)  # has no offsets
+def test_adam_moves_offsets_at_a_twentieth(argument):
+    """As the README says of the configs with AdamW on small data."""
+    assert (CONFIGS[argument].optim.name, CONFIGS[argument].optim.offset_rate) == ("adamw", 0.05)
+
+
+def test_the_backbone_of_small_data_learns_at_the_rate_of_its_config():
+    rates = {stem: CONFIGS[str(FOLDER / f"{stem}.py")].optim.backbone_rate for stem in ("bccd_lite0", "demo_shapes")}
+    assert rates == {"bccd_lite0": 0.1, "demo_shapes": 0.15}
+
+
 def test_every_published_row_has_a_file():
     published = (
         "50.7 50.3 43.0 46.5 47.7 54.0 58.7 60.6 40.3 39.9 42.4 49.8 42.5 43.3 56.2 39.4 36.5 36.6 38.7 37.0 37.4"
